@@ -1,0 +1,250 @@
+package v1alpha1
+
+import (
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+)
+
+// ClusterOverlay is one overlay of a Fleet: a directory that renders one
+// workload cluster. The agent creates it and owns fleetRef and path; a person may
+// set suspend, also before the agent has created it.
+//
+// +kubebuilder:object:root=true
+// +kubebuilder:subresource:status
+// +kubebuilder:resource:path=clusteroverlays,scope=Namespaced,categories=capstan,shortName=overlay;overlays
+// +kubebuilder:printcolumn:name="Path",type=string,JSONPath=`.spec.path`
+// +kubebuilder:printcolumn:name="Cluster",type=string,JSONPath=`.status.cluster`
+// +kubebuilder:printcolumn:name="Ready",type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].status`
+// +kubebuilder:printcolumn:name="Reason",type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].reason`
+// +kubebuilder:printcolumn:name="Objects",type=integer,JSONPath=`.status.objects`
+// +kubebuilder:printcolumn:name="Applied",type=string,JSONPath=`.status.appliedRevision`
+// +kubebuilder:printcolumn:name="Pending deletion",type=string,JSONPath=`.status.pendingDeletion.reason`
+// +kubebuilder:printcolumn:name="Desired",type=string,JSONPath=`.status.desiredRevision`,priority=1
+// +kubebuilder:printcolumn:name="Suspended",type=boolean,JSONPath=`.spec.suspend`,priority=1
+// +kubebuilder:printcolumn:name="Message",type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].message`,priority=1
+// +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
+type ClusterOverlay struct {
+	metav1.TypeMeta   `json:",inline"`
+	metav1.ObjectMeta `json:"metadata,omitempty"`
+
+	Spec   ClusterOverlaySpec   `json:"spec"`
+	Status ClusterOverlayStatus `json:"status,omitempty"`
+}
+
+// ClusterOverlayList is a list of ClusterOverlays.
+//
+// +kubebuilder:object:root=true
+type ClusterOverlayList struct {
+	metav1.TypeMeta `json:",inline"`
+	metav1.ListMeta `json:"metadata,omitempty"`
+
+	Items []ClusterOverlay `json:"items"`
+}
+
+// ClusterOverlaySpec names the overlay.
+type ClusterOverlaySpec struct {
+	// FleetRef names the Fleet, in the same namespace.
+	//
+	// +kubebuilder:validation:XValidation:rule="self == oldSelf",message="fleetRef can't be changed: an overlay's name follows from it"
+	FleetRef LocalReference `json:"fleetRef"`
+
+	// Path is the directory, relative to the root of the repository.
+	//
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=1024
+	// +kubebuilder:validation:XValidation:rule="self == oldSelf",message="path can't be changed: an overlay's name follows from it"
+	// +kubebuilder:validation:XValidation:rule="!self.startsWith('/') && !self.split('/').exists(e, e == '..' || e == '.' || e == '')",message="path must be relative, without empty, . and .. elements"
+	Path string `json:"path"`
+
+	// Suspend stops every write to the overlay's objects.
+	//
+	// +optional
+	Suspend bool `json:"suspend,omitempty"`
+}
+
+// ClusterOverlayStatus is what the agent knows of an overlay. Together with Git
+// it is all that the agent needs after a restart.
+type ClusterOverlayStatus struct {
+	// ObservedGeneration is the generation of the spec this status speaks of.
+	//
+	// +optional
+	ObservedGeneration int64 `json:"observedGeneration,omitempty"`
+
+	// DesiredRevision is the newest observed commit that changed an input of this
+	// overlay.
+	//
+	// +optional
+	DesiredRevision string `json:"desiredRevision,omitempty"`
+
+	// AppliedRevision is the revision whose objects the API server has accepted,
+	// all of them.
+	//
+	// +optional
+	AppliedRevision string `json:"appliedRevision,omitempty"`
+
+	// ConvergedRevision is the revision that the machines have reached.
+	//
+	// +optional
+	ConvergedRevision string `json:"convergedRevision,omitempty"`
+
+	// InputsDigest stands for everything the last render read: files, variables,
+	// settings of the Fleet, and the version of the renderer.
+	//
+	// +optional
+	InputsDigest string `json:"inputsDigest,omitempty"`
+
+	// RenderDigest stands for the objects applied last.
+	//
+	// +optional
+	RenderDigest string `json:"renderDigest,omitempty"`
+
+	// Cluster is namespace/name of the Cluster that the overlay renders, if any.
+	//
+	// +optional
+	Cluster string `json:"cluster,omitempty"`
+
+	// Objects is the number of objects in the inventory.
+	//
+	// +optional
+	Objects int32 `json:"objects"`
+
+	// Inventory is what the overlay owns, written before anything is applied.
+	//
+	// +kubebuilder:validation:MaxItems=2000
+	// +listType=atomic
+	// +optional
+	Inventory []InventoryEntry `json:"inventory,omitempty"`
+
+	// PendingDeletion is the deletion that waits for an approval or is under way.
+	//
+	// +optional
+	PendingDeletion *PendingDeletion `json:"pendingDeletion,omitempty"`
+
+	// LastHandledRequest is the value of capstan.dev/requested-at that was
+	// handled last.
+	//
+	// +optional
+	LastHandledRequest string `json:"lastHandledRequest,omitempty"`
+
+	// History lists the latest revisions that were applied, newest first.
+	//
+	// +kubebuilder:validation:MaxItems=10
+	// +listType=atomic
+	// +optional
+	History []HistoryEntry `json:"history,omitempty"`
+
+	// Conditions: Rendered, Valid, Applied, InSync, Converged, PendingDeletion,
+	// Ready.
+	//
+	// +listType=map
+	// +listMapKey=type
+	// +optional
+	Conditions []metav1.Condition `json:"conditions,omitempty"`
+}
+
+// ObjectReference identifies a live object.
+type ObjectReference struct {
+	// Group is the API group, empty for the core group.
+	//
+	// +optional
+	Group string `json:"group,omitempty"`
+	// Version is the API version of the manifest.
+	//
+	// +optional
+	Version string `json:"version,omitempty"`
+	// Kind is the kind.
+	Kind string `json:"kind"`
+	// Namespace is empty for cluster-scoped objects.
+	//
+	// +optional
+	Namespace string `json:"namespace,omitempty"`
+	// Name is the name.
+	Name string `json:"name"`
+	// UID of the live object; empty until it was applied or found.
+	//
+	// +optional
+	UID types.UID `json:"uid,omitempty"`
+}
+
+// EntryState says why an object is in the inventory.
+//
+// +kubebuilder:validation:Enum=Intent;Applied;Retained;Shared;Leaving
+type EntryState string
+
+// The states of an inventory entry.
+const (
+	// EntryIntent: the object was about to be applied; it may or may not exist.
+	EntryIntent EntryState = "Intent"
+	// EntryApplied: the object was applied.
+	EntryApplied EntryState = "Applied"
+	// EntryRetained: the object has left Git and is kept because something live
+	// refers to it, or because prune is disabled for it.
+	EntryRetained EntryState = "Retained"
+	// EntryShared: a Namespace that several overlays render; none prunes it.
+	EntryShared EntryState = "Shared"
+	// EntryLeaving: the object has left Git and is waiting to be pruned.
+	EntryLeaving EntryState = "Leaving"
+)
+
+// InventoryEntry is one object that the overlay owns.
+type InventoryEntry struct {
+	ObjectReference `json:",inline"`
+
+	// Digest stands for the manifest that was applied last; keyed, so that it
+	// tells nothing of secret content. Empty until the object was applied.
+	//
+	// +optional
+	Digest string `json:"digest,omitempty"`
+
+	// State says why the object is here.
+	State EntryState `json:"state"`
+
+	// Message says why an object that has left Git is still here.
+	//
+	// +kubebuilder:validation:MaxLength=1024
+	// +optional
+	Message string `json:"message,omitempty"`
+}
+
+// PendingDeletion is a set of objects whose deletion needs an approval.
+type PendingDeletion struct {
+	// Hash stands for this overlay and exactly this set of objects with their
+	// UIDs. The annotation capstan.dev/approve-deletion with this value approves
+	// it, once.
+	Hash string `json:"hash"`
+
+	// Reason: PathRemoved, EmptyRender or ObjectsRemoved.
+	Reason string `json:"reason"`
+
+	// Message says in words what will be deleted.
+	//
+	// +kubebuilder:validation:MaxLength=1024
+	// +optional
+	Message string `json:"message,omitempty"`
+
+	// Approved is true once the approval was accepted; the deletion is under way.
+	//
+	// +optional
+	Approved bool `json:"approved,omitempty"`
+
+	// Objects is the set.
+	//
+	// +kubebuilder:validation:MaxItems=2000
+	// +listType=atomic
+	Objects []ObjectReference `json:"objects"`
+}
+
+// HistoryEntry is one revision that was applied.
+type HistoryEntry struct {
+	// Revision is the commit.
+	Revision string `json:"revision"`
+	// RenderDigest stands for the objects.
+	RenderDigest string `json:"renderDigest"`
+	// Time at which the API server had accepted everything.
+	Time metav1.Time `json:"time"`
+	// Message counts what was done.
+	//
+	// +kubebuilder:validation:MaxLength=1024
+	// +optional
+	Message string `json:"message,omitempty"`
+}
