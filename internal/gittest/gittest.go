@@ -50,7 +50,9 @@ func NewRepo(t testing.TB) *Repo {
 func (r *Repo) Path() string { return r.path }
 
 // FileURL returns the repository's file:// URL.
-func (r *Repo) FileURL() string { return (&url.URL{Scheme: "file", Path: filepath.ToSlash(r.path)}).String() }
+func (r *Repo) FileURL() string {
+	return (&url.URL{Scheme: "file", Path: filepath.ToSlash(r.path)}).String()
+}
 
 // HTTP returns a plain HTTP server of this repository, started on first use and
 // stopped when the test ends.

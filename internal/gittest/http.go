@@ -3,6 +3,7 @@ package gittest
 import (
 	"encoding/pem"
 	"io"
+	"log"
 	"net/http"
 	"net/http/cgi"
 	"net/http/httptest"
@@ -76,12 +77,13 @@ func NewHTTP(t testing.TB, opts HTTPOptions) *HTTPServer {
 		t: t, opts: opts, git: git, done: make(chan struct{}),
 		repos: map[string]string{}, faults: map[Request]Fault{},
 	}
+	s.server = httptest.NewUnstartedServer(s)
+	s.server.Config.ErrorLog = log.New(io.Discard, "", 0) // clients that break off are what tests are about
 	if opts.TLS {
-		s.server = httptest.NewTLSServer(s)
+		s.server.StartTLS()
 	} else {
-		s.server = httptest.NewServer(s)
+		s.server.Start()
 	}
-	s.server.Config.ErrorLog = nil
 	t.Cleanup(func() {
 		close(s.done)
 		s.server.CloseClientConnections()

@@ -77,8 +77,8 @@ func (a Auth) secrets() []string {
 	return s
 }
 
-// validate checks the credentials against the URL, as far as that goes without
-// the server.
+// validate checks the kind of credentials against the URL. The SSH key itself is
+// read by newSSHRemote.
 func (a Auth) validate(loc location) error {
 	switch loc.scheme {
 	case schemeHTTP, schemeHTTPS:
@@ -94,9 +94,6 @@ func (a Auth) validate(loc location) error {
 		}
 		if len(a.KnownHosts) == 0 {
 			return errorf(BadConfiguration, "an ssh URL needs known_hosts in the Secret; unknown host keys are never accepted")
-		}
-		if _, err := a.sshAuth(); err != nil {
-			return err
 		}
 	}
 	return nil

@@ -1,12 +1,10 @@
 package source_test
 
 import (
-	"context"
 	"errors"
 	"io/fs"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -163,6 +161,3 @@ func TestPollWithoutChangeIsOneLsRemote(t *testing.T) {
 		t.Errorf("a restart fetched: %+v", stats)
 	}
 }
-
-var _ = context.Background
-var _ = time.Second

@@ -163,6 +163,7 @@ type sshSession struct {
 	ctx    context.Context // of the connection
 	stop   func() bool     // ends the watch over ctx
 	client *ssh.Client
+	remote *ssh.Session
 	stdin  io.WriteCloser
 	stdout io.Reader
 	stderr limitedBuffer
@@ -171,18 +172,18 @@ type sshSession struct {
 }
 
 func (s *sshSession) start(path string) error {
-	session, err := s.client.NewSession()
-	if err != nil {
+	var err error
+	if s.remote, err = s.client.NewSession(); err != nil {
 		return err
 	}
-	if s.stdin, err = session.StdinPipe(); err != nil {
+	if s.stdin, err = s.remote.StdinPipe(); err != nil {
 		return err
 	}
-	if s.stdout, err = session.StdoutPipe(); err != nil {
+	if s.stdout, err = s.remote.StdoutPipe(); err != nil {
 		return err
 	}
-	session.Stderr = &s.stderr
-	return session.Start(transport.UploadPackServiceName + " " + shellQuote(path))
+	s.remote.Stderr = &s.stderr
+	return s.remote.Start(transport.UploadPackServiceName + " " + shellQuote(path))
 }
 
 // AdvertisedReferences implements [transport.Session].
@@ -213,6 +214,8 @@ func (s *sshSession) AdvertisedReferencesContext(context.Context) (*packp.AdvRef
 
 // refusal finds the reason of a failure in what the server wrote for people.
 func (s *sshSession) refusal(err error) error {
+	_ = s.stdin.Close() // no more is asked, so the server's command ends
+	_ = s.remote.Wait() // all of stderr is there then; the exit code says less
 	text := s.stderr.String() + " " + err.Error()
 	for _, phrase := range []string{
 		"not appear to be a git repository", "epository not found", "o such repository", "epository does not exist",
