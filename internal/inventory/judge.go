@@ -120,10 +120,10 @@ func judge(c Candidate, in PruneInput) *item {
 	it.wave = waveOf(gk)
 	it.why, it.guarded = capi.Guard(gk, c.Live)
 	it.fate, it.message = fateOf(it, in)
-	if c.Live != nil && it.fate != unknown && it.fate != forget {
+	if c.Live != nil && it.fate != forget {
 		it.ref.UID = c.Live.GetUID()
 	}
-	it.orphaned = it.fate == forget && c.Live != nil
+	it.orphaned = it.fate == forget && (c.Live != nil || c.HandedTo != "")
 	return it
 }
 
@@ -131,15 +131,18 @@ func judge(c Candidate, in PruneInput) *item {
 func fateOf(it *item, in PruneInput) (fate, string) {
 	live := it.Live
 	switch {
+	case it.HandedTo != "":
+		return forget, "is handed over to overlay " + it.HandedTo
 	case it.ReadError != nil:
 		return unknown, fmt.Sprintf("nothing is deleted: the live state of %s could not be read: %s", it.name(), it.ReadError)
 	case live == nil:
 		return forget, "is gone"
-	case it.HandedTo != "":
-		return forget, "is handed over to overlay " + it.HandedTo
 	}
 	if why := notOurs(it); why != "" {
 		return forget, why
+	}
+	if live.GetUID() == "" {
+		return blocked, "can't be deleted: its UID is unknown"
 	}
 	if live.GetDeletionTimestamp() != nil {
 		return deleting, "is being deleted"
@@ -176,8 +179,6 @@ func notOurs(it *item) string {
 		return "is not deleted: it has lost the label " + v1alpha1.OverlayLabel
 	case label != it.OwnerLabel:
 		return "is not deleted: its label " + v1alpha1.OverlayLabel + " names " + label
-	case it.Live.GetUID() == "":
-		return "is not deleted: its UID is unknown"
 	case it.Entry.UID != "" && it.Entry.UID != it.Live.GetUID() && !appliedByUs(it.Live):
 		return "is not deleted: somebody has recreated it"
 	}

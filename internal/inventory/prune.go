@@ -3,6 +3,7 @@ package inventory
 import (
 	"cmp"
 	"slices"
+	"strings"
 
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/types"
@@ -81,10 +82,12 @@ type PrunePlan struct {
 	// are done.
 	AcceptedApproval bool
 	// VoidApproval, if not empty, says why the annotation approves nothing. It is
-	// to be removed.
+	// to be removed before Pending is recorded, or a restart could find both the
+	// annotation and a set that matches it again.
 	VoidApproval string
-	// Notes say what was decided in this round, for events. A round that changes
-	// nothing has none.
+	// Notes say what was decided in this round, for events: one for each object
+	// that is forgotten or deleted and for each approval. A round in which people
+	// or controllers have to act first has none.
 	Notes []string
 	// Waiting says in words what the rest is waiting for, empty for nothing.
 	Waiting string
@@ -111,6 +114,7 @@ type PrunePlan struct {
 // It is a pure function: a crash at any point, followed by a call with what was
 // stored by then, leads to the same end.
 func PlanPrune(in PruneInput) PrunePlan {
+	in.Approval = strings.TrimSpace(in.Approval)
 	p := planner{in: in, items: judgeAll(in)}
 	p.hold = p.findHold()
 	p.approved = p.findApproved()
@@ -230,58 +234,76 @@ func (p *planner) gates(it *item) bool {
 	return it.wave == waveCluster || p.in.Whole || it.fate == deleting || p.approved[it.key()]
 }
 
-// decidePending sets the pending deletion and judges the annotation.
+// decidePending sets the pending deletion and judges the annotation. An approval
+// that doesn't match is void even while something holds: otherwise it would count
+// again if its set left Git once more.
 func (p *planner) decidePending() {
-	in, approval := p.in, p.in.Approval
 	if p.approved != nil {
-		pending := *in.Previous
-		pending.Objects = p.refs(func(it *item) bool { return p.approved[it.key()] })
-		p.plan.Pending = &pending
-		switch {
-		case approval == "" || p.hold != "":
-		case approval == in.Previous.Hash:
-			// Accepted before, and crashed before the annotation was removed.
-			p.plan.AcceptedApproval = true
-		default:
-			p.plan.VoidApproval = clip("approval " + approval + " doesn't match: deletion " + in.Previous.Hash +
-				" is under way, and what else has left is asked for after it")
-		}
+		p.underWay()
 		return
 	}
 	if slices.ContainsFunc(p.items, func(it *item) bool { return it.fate == unknown }) {
-		p.plan.Pending = p.carryOver()
+		p.carryOver()
 		return
 	}
+	approval := p.in.Approval
 	set := p.refs(p.needsApproval)
 	if len(set) == 0 {
-		if approval != "" && p.hold == "" {
-			p.plan.VoidApproval = clip("approval " + approval + " doesn't match: nothing is waiting for one")
+		if approval != "" {
+			p.void("nothing is waiting for one")
 		}
 		return
 	}
 	pending := &v1alpha1.PendingDeletion{
-		Hash: Hash(in.OverlayUID, set), Reason: in.Reason, Message: Describe(set), Objects: set,
+		Hash: Hash(p.in.OverlayUID, set), Reason: p.in.Reason, Message: Describe(set), Objects: set,
 	}
 	p.plan.Pending = pending
 	switch {
-	case approval == "" || p.hold != "":
-	case approval == pending.Hash:
+	case approval == "":
+	case approval != pending.Hash:
+		p.void("what waits for one is " + pending.Hash + ", " + pending.Message)
+	case p.hold == "":
 		pending.Approved = true
 		p.plan.AcceptedApproval = true
 		p.note("deletion " + pending.Hash + " is approved: " + pending.Message)
-	default:
-		p.plan.VoidApproval = clip("approval " + approval + " doesn't match: what waits for one is " + pending.Hash +
-			", " + pending.Message)
 	}
 }
 
-// carryOver returns the previous pending deletion while the set can't be known.
-// An approval doesn't survive if none of its objects could be matched.
-func (p *planner) carryOver() *v1alpha1.PendingDeletion {
-	if p.in.Previous == nil || p.in.Previous.Approved {
-		return nil
+// underWay continues a deletion that was approved before.
+func (p *planner) underWay() {
+	pending := *p.in.Previous
+	pending.Objects = p.refs(func(it *item) bool { return p.approved[it.key()] })
+	p.plan.Pending = &pending
+	switch p.in.Approval {
+	case "":
+	case pending.Hash:
+		// Accepted before, and stopped before the annotation was removed.
+		p.plan.AcceptedApproval = p.hold == ""
+	default:
+		p.void("deletion " + pending.Hash + " is under way, what else has left is asked for after it")
 	}
-	return p.in.Previous.DeepCopy()
+}
+
+// carryOver keeps what was waiting while the set can't be known. The approval
+// waits too, unless some of its objects are back in Git.
+func (p *planner) carryOver() {
+	previous := p.in.Previous
+	if previous == nil || previous.Approved {
+		return // none of what was approved is left
+	}
+	p.plan.Pending = previous.DeepCopy()
+	for _, ref := range previous.Objects {
+		leaves := slices.ContainsFunc(p.items, func(it *item) bool { return it.id == IDOf(ref) })
+		if !leaves && p.in.Approval != "" {
+			p.void("the set has changed")
+			return
+		}
+	}
+}
+
+// void turns the annotation down.
+func (p *planner) void(why string) {
+	p.plan.VoidApproval = clip("approval " + clipTo(p.in.Approval, 64) + " doesn't match: " + why)
 }
 
 // needsApproval tells whether an object belongs to the set that is waiting.

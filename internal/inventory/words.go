@@ -14,12 +14,15 @@ import (
 const maxMessage = 1024
 
 // clip cuts a text to what a message may hold.
-func clip(text string) string {
+func clip(text string) string { return clipTo(text, maxMessage) }
+
+func clipTo(text string, most int) string {
 	const mark = "…"
-	if len(text) <= maxMessage {
-		return strings.ToValidUTF8(text, "�")
+	text = strings.ToValidUTF8(text, "?")
+	if len(text) <= most {
+		return text
 	}
-	return strings.ToValidUTF8(text[:maxMessage-len(mark)], "") + mark
+	return strings.ToValidUTF8(text[:most-len(mark)], "") + mark
 }
 
 // nameOf is how messages call an object: kind and namespace/name.
@@ -37,23 +40,21 @@ func Describe(objects []v1alpha1.ObjectReference) string {
 	var parts []string
 	var rest []v1alpha1.ObjectReference
 	for _, ref := range sortedRefs(objects) {
-		switch {
-		case capi.IsCluster(IDOf(ref).GroupKind()):
+		if capi.IsCluster(IDOf(ref).GroupKind()) {
 			parts = append(parts, nameOf(ref)+" and its machines")
-		case ref.Group == "" && ref.Kind == "Namespace" && len(objects) <= most:
-			rest = append(rest, ref)
-		default:
+		} else {
 			rest = append(rest, ref)
 		}
 	}
-	if len(rest) == 0 {
-		return clip(strings.Join(parts, ", "))
+	warning := ""
+	if len(parts) == 0 && slices.ContainsFunc(rest, partOfCluster) {
+		warning = " (parts of a cluster, whose Cluster is not among them)"
 	}
 	if len(rest) <= most {
 		for _, ref := range rest {
 			parts = append(parts, nameOf(ref))
 		}
-		return clip(strings.Join(parts, ", "))
+		return clip(strings.Join(parts, ", ") + warning)
 	}
 	counts := map[string]int{}
 	for _, ref := range rest {
@@ -68,7 +69,14 @@ func Describe(objects []v1alpha1.ObjectReference) string {
 		more = "more "
 	}
 	parts = append(parts, fmt.Sprintf("%d %sobjects: %s", len(rest), more, strings.Join(kinds, ", ")))
-	return clip(strings.Join(parts, ", "))
+	return clip(strings.Join(parts, ", ") + warning)
+}
+
+// partOfCluster tells whether an object is what a Cluster consists of, so that
+// its deletion without the Cluster deserves a second look.
+func partOfCluster(ref v1alpha1.ObjectReference) bool {
+	gk := IDOf(ref).GroupKind()
+	return capi.IsControlPlane(gk) || capi.IsInfraCluster(gk)
 }
 
 // finish puts every candidate into Forget or Keep and says what is waited for.
