@@ -6,6 +6,7 @@ import (
 	"io"
 	"math"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -90,7 +91,32 @@ func (f *factsWalker) document(text string, offset int) {
 		f.refuse(errorLine(err), "this is not valid in a manifest: "+yamlReason(err))
 		return
 	}
+	f.jsonPatch(root)
 	f.object(root)
+}
+
+// jsonPatch refuses operations that would make an empty key, which mapping refuses
+// where it is written out.
+func (f *factsWalker) jsonPatch(root *yaml.Node) {
+	if root.Kind != yaml.SequenceNode {
+		return
+	}
+	for _, op := range root.Content {
+		p := deref(field(deref(op), "path"))
+		if p != nil && (strings.HasSuffix(p.Value, "/") || strings.Contains(p.Value, "//")) {
+			f.refuse(p.Line, "the path of a JSON patch has an empty element; a key is empty there, give it a name")
+		}
+	}
+}
+
+// fieldPaths refuses targets of replacements that would make an empty key.
+func (f *factsWalker) fieldPaths(list *yaml.Node) {
+	for _, p := range deref(list).Content {
+		p = deref(p)
+		if p.Kind == yaml.ScalarNode && slices.Contains(strings.Split(p.Value, "."), "") {
+			f.refuse(p.Line, "a field path has an empty element; name the field")
+		}
+	}
 }
 
 func (f *factsWalker) refuse(line int, reason string) {
@@ -153,6 +179,8 @@ func (f *factsWalker) mapping(n *yaml.Node) {
 			f.refuse(key.Line, "a key is empty; give it a name")
 		case key.Value == "config.kubernetes.io/function" || key.Value == "config.k8s.io/function":
 			f.refuse(key.Line, "KRM functions are never executed; remove the annotation "+key.Value+" and commit what the function would produce")
+		case strings.EqualFold(key.Value, "fieldPaths"):
+			f.fieldPaths(value)
 		case key.Value == "kind" && value.Kind == yaml.ScalarNode && !f.kinds[value.Value]:
 			f.kinds[value.Value] = true
 			f.facts.kinds = append(f.facts.kinds, value.Value)
@@ -237,6 +265,8 @@ func yamlReason(err error) string {
 		return "a key is set twice in one mapping"
 	case strings.Contains(text, "cannot decode"), strings.Contains(text, "cannot unmarshal"):
 		return "a value doesn't fit its tag"
+	case strings.Contains(text, "excessive aliasing"):
+		return "its aliases expand too far, write the values out"
 	case strings.Contains(text, "unknown anchor"):
 		return "an alias has no anchor"
 	}

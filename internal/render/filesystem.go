@@ -75,6 +75,15 @@ func (f *fileSystem) stop(err error) error {
 	return f.failure
 }
 
+// given returns an error to kustomize. Absence is an ordinary answer; all other
+// errors end the render.
+func (f *fileSystem) given(err error) error {
+	if err == nil || errors.Is(err, fs.ErrNotExist) && !errors.Is(err, ErrTree) {
+		return err
+	}
+	return f.stop(err)
+}
+
 func (f *fileSystem) alive() error {
 	if f.failure != nil {
 		return f.failure
@@ -86,7 +95,8 @@ func (f *fileSystem) alive() error {
 }
 
 // question asks the tree about a path, once, and records the answer. Links and
-// submodules are an error wherever they are on the path.
+// submodules are an error wherever they are on the path; the caller has to stop the
+// render for it, since it may know the line that leads there.
 func (f *fileSystem) question(p string, content, listing bool) (answer, error) {
 	if err := f.alive(); err != nil {
 		return answer{}, err
@@ -101,9 +111,9 @@ func (f *fileSystem) question(p string, content, listing bool) (answer, error) {
 	}
 	switch a.kind {
 	case tree.Symlink:
-		return answer{}, f.stop(&FileError{Path: p, Reason: "this is a symbolic link; links are not followed, name what it points to"})
+		return answer{}, &FileError{Path: p, Reason: "this is a symbolic link; links are not followed, name what it points to"}
 	case tree.Submodule:
-		return answer{}, f.stop(&FileError{Path: p, Reason: "this is a Git submodule; its content is not part of the commit, copy it into this repository"})
+		return answer{}, &FileError{Path: p, Reason: "this is a Git submodule; its content is not part of the commit, copy it into this repository"}
 	case "":
 		if p != "" && dirOf(p) != "" {
 			// Nothing is reached through a link: tell the person, if one is why.
@@ -136,10 +146,10 @@ func (f *fileSystem) content(p string) ([]byte, error) {
 	f.files++
 	f.size += len(b)
 	if f.files > f.limits.MaxFiles {
-		return nil, f.stop(&FileError{Path: p, Reason: fmt.Sprintf("the overlay opens more than %d files; use fewer, or include each base once", f.limits.MaxFiles)})
+		return nil, &FileError{Path: p, Reason: fmt.Sprintf("the overlay opens more than %d files; use fewer, or include each base once", f.limits.MaxFiles)}
 	}
 	if f.size > f.limits.MaxBytes {
-		return nil, f.stop(&FileError{Path: p, Reason: fmt.Sprintf("the overlay reads more than %d bytes; use fewer or smaller files", f.limits.MaxBytes)})
+		return nil, &FileError{Path: p, Reason: fmt.Sprintf("the overlay reads more than %d bytes; use fewer or smaller files", f.limits.MaxBytes)}
 	}
 	return b, nil
 }
@@ -152,6 +162,11 @@ func (f *fileSystem) declareBase(dir string) { f.bases[dir] = true }
 func (f *fileSystem) ReadFile(name string) ([]byte, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	b, err := f.readFile(name)
+	return b, f.given(err)
+}
+
+func (f *fileSystem) readFile(name string) ([]byte, error) {
 	if err := f.alive(); err != nil {
 		return nil, err
 	}
@@ -174,7 +189,7 @@ func (f *fileSystem) ReadFile(name string) ([]byte, error) {
 		return nil, err
 	}
 	if err := f.checkContent(p, b); err != nil {
-		return nil, f.stop(err)
+		return nil, err
 	}
 	return b, nil
 }
@@ -188,7 +203,7 @@ func cmpErr(first, second error) error {
 
 func (f *fileSystem) kustomization(p string) ([]byte, error) {
 	if dir := dirOf(p); !f.bases[dir] {
-		return nil, f.stop(&FileError{Path: p, Reason: "kustomize asked for a file that no kustomization declares"})
+		return nil, &FileError{Path: p, Reason: "kustomize asked for a file that no kustomization declares"}
 	}
 	kind, err := f.stat(p)
 	if err != nil || kind != tree.File {
@@ -200,12 +215,12 @@ func (f *fileSystem) kustomization(p string) ([]byte, error) {
 	}
 	k := kustomizationsOf.get(b)
 	if k.problem != nil {
-		return nil, f.stop(&FileError{Path: p, Line: k.problem.line, Reason: k.problem.reason})
+		return nil, &FileError{Path: p, Line: k.problem.line, Reason: k.problem.reason}
 	}
 	if !f.checked[p] {
 		c := &checker{fs: f, file: p, dir: dirOf(p), lineOf: k.lineOf}
 		if err := c.kustomization(k.spec); err != nil {
-			return nil, f.stop(err)
+			return nil, err
 		}
 		f.checked[p] = true
 	}
@@ -255,7 +270,7 @@ func (f *fileSystem) checkContent(p string, b []byte) error {
 func (f *fileSystem) clean(name string) (string, error) {
 	p, ok := tree.Clean(name)
 	if !ok {
-		return "", f.stop(&FileError{Path: name, Reason: "this path leaves the repository"})
+		return "", f.given(&FileError{Path: name, Reason: "this path leaves the repository"})
 	}
 	return p, nil
 }
@@ -271,7 +286,7 @@ func (f *fileSystem) CleanedAbs(name string) (filesys.ConfirmedDir, string, erro
 	kind, err := f.stat(p)
 	switch {
 	case err != nil:
-		return "", "", err
+		return "", "", f.given(err)
 	case kind == tree.Dir:
 		return filesys.ConfirmedDir("/" + p), "", nil
 	case kind == tree.File:
@@ -299,7 +314,8 @@ func (f *fileSystem) kindOf(name string) (tree.Kind, error) {
 	if err != nil {
 		return "", err
 	}
-	return f.stat(p)
+	kind, err := f.stat(p)
+	return kind, f.given(err)
 }
 
 // ReadDir returns the names in a directory.
@@ -312,7 +328,7 @@ func (f *fileSystem) ReadDir(name string) ([]string, error) {
 	}
 	a, err := f.question(p, false, true)
 	if err != nil {
-		return nil, err
+		return nil, f.given(err)
 	}
 	if a.kind != tree.Dir {
 		return nil, &fs.PathError{Op: "readdir", Path: p, Err: fs.ErrNotExist}

@@ -15,12 +15,13 @@ import (
 
 // builtinPlugins are the builtin generators and transformers that are allowed, from
 // api/internal/plugins/builtinhelpers/builtins.go: all but
-// HelmChartInflationGenerator, which executes helm.
+// HelmChartInflationGenerator, which executes helm, and ValueAddTransformer, which
+// no field of a kustomization leads to.
 var builtinPlugins = []string{
 	"AnnotationsTransformer", "ConfigMapGenerator", "HashTransformer", "IAMPolicyGenerator", "ImageTagTransformer",
 	"LabelTransformer", "NamespaceTransformer", "PatchJson6902Transformer", "PatchStrategicMergeTransformer",
 	"PatchTransformer", "PrefixSuffixTransformer", "PrefixTransformer", "ReplacementTransformer", "ReplicaCountTransformer",
-	"SecretGenerator", "SuffixTransformer", "ValueAddTransformer",
+	"SecretGenerator", "SuffixTransformer",
 }
 
 // pluginEntry checks an entry of generators, transformers or validators. A
@@ -105,7 +106,7 @@ func (c *checker) plugin(fieldName string, n *kyaml.RNode) error {
 	}
 	if kind == "LabelTransformer" || kind == "AnnotationsTransformer" || strings.HasSuffix(kind, "fixTransformer") ||
 		kind == "NamespaceTransformer" || kind == "ImageTagTransformer" || kind == "ReplicaCountTransformer" ||
-		kind == "HashTransformer" || kind == "IAMPolicyGenerator" || kind == "ValueAddTransformer" {
+		kind == "HashTransformer" || kind == "IAMPolicyGenerator" {
 		return nil // they name no files
 	}
 	var p pluginFields
