@@ -1,0 +1,82 @@
+package apply
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+
+	"capstan.dev/capstan/api/v1alpha1"
+	"capstan.dev/capstan/internal/capi"
+	"capstan.dev/capstan/internal/object"
+)
+
+// halted says why nothing of a cluster may be written now; nil if nothing stands
+// against it. It reads the Cluster.
+func (r *run) halted(ctx context.Context) *Error {
+	if r.req.Cluster == nil {
+		return nil
+	}
+	id := *r.req.Cluster
+	found, err := r.kinds.find(r.clusterKind(id))
+	if errors.As(err, new(*noKindError)) {
+		return nil // no Cluster API, no Cluster; the objects' errors say the rest
+	}
+	if err != nil {
+		return r.classify(id, "discover", err)
+	}
+	live, err := r.get(ctx, found, id, "")
+	if err != nil && !IsNotFound(err) {
+		return r.classify(id, "read", err)
+	}
+	r.cluster, r.clusterRead = live, true
+	if live == nil {
+		return nil
+	}
+	if live.GetDeletionTimestamp() != nil {
+		err := refuse(id, v1alpha1.ClusterDeletingReason, "the cluster is being deleted; nothing is written before it is gone")
+		err.Transient = true
+		return err
+	}
+	if capi.Paused(live) && !r.req.GitPaused && !r.pausedByUs(live) {
+		err := refuse(id, v1alpha1.ClusterPausedReason,
+			"the cluster is paused, but not by Git (clusterctl move, or a person); nothing is written before that ends")
+		err.Transient = true
+		return err
+	}
+	return nil
+}
+
+// clusterKind is the kind of the Cluster at the version of its manifest.
+func (r *run) clusterKind(id object.ID) schema.GroupVersionKind {
+	for _, objects := range [][]*unstructured.Unstructured{r.req.Objects, r.req.All} {
+		for _, u := range objects {
+			if object.IDOf(u) == id {
+				return u.GroupVersionKind()
+			}
+		}
+	}
+	return id.GroupKind().WithVersion("")
+}
+
+// pausedByUs tells whether spec.paused is what an earlier commit said: Git is then
+// free to take it back.
+func (r *run) pausedByUs(cluster *unstructured.Unstructured) bool {
+	for _, e := range cluster.GetManagedFields() {
+		if e.Manager != r.manager || e.Operation != metav1.ManagedFieldsOperationApply || e.FieldsV1 == nil {
+			continue
+		}
+		var fields struct {
+			Spec map[string]json.RawMessage `json:"f:spec"`
+		}
+		if json.Unmarshal(e.FieldsV1.Raw, &fields) == nil {
+			if _, ours := fields.Spec["f:paused"]; ours {
+				return true
+			}
+		}
+	}
+	return false
+}

@@ -1,0 +1,208 @@
+package apply
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"strings"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"capstan.dev/capstan/api/v1alpha1"
+	"capstan.dev/capstan/internal/capi"
+)
+
+// check dry-runs an item and records what an apply would do.
+func (r *run) check(ctx context.Context, it *item) {
+	if !r.send(ctx, it, true) {
+		return
+	}
+	answer := it.outcome.After
+	it.version = answer.GetResourceVersion()                        // a dry-run answers with the present one
+	if why, skip := capi.Unmanaged(answer.GetAnnotations()); skip { // Git does not say so: the live object does
+		it.skip(why + " on the live object")
+		return
+	}
+	if answer.GetDeletionTimestamp() != nil {
+		it.refuse(beingDeleted(it.id))
+		return
+	}
+	if it.live != nil && sameContent(it.live, answer) {
+		it.decided = true
+		it.outcome.Action = ActionUnchanged
+	}
+}
+
+// write applies an item for good.
+func (r *run) write(ctx context.Context, it *item) {
+	if it.takeover && !r.rewriteFields(ctx, it, false) {
+		return
+	}
+	if !r.send(ctx, it, false) {
+		return
+	}
+	it.decided = true
+	if it.outcome.After.GetResourceVersion() == it.version {
+		it.outcome.Action = ActionUnchanged
+	}
+}
+
+// send sends the apply of an item and, if what is in the way can be removed,
+// again: twice at most, because each recovery is possible once. It records the
+// answer or the error and returns whether there is an answer.
+func (r *run) send(ctx context.Context, it *item, dryRun bool) bool {
+	verb := "apply"
+	for recovered := map[string]bool{}; ; {
+		desired := it.desired.DeepCopy()
+		desired.SetUID(it.uid)
+		if recovered["force"] && !dryRun {
+			// What is overridden is what was looked at.
+			desired.SetResourceVersion(it.version)
+		}
+		answer, created, err := r.patchApply(ctx, it.kind, desired, dryRun, recovered["force"])
+		if err == nil {
+			it.outcome.After = answer
+			it.outcome.Ref.UID = answer.GetUID()
+			it.outcome.Action = ActionConfigured
+			if created {
+				it.outcome.Action = ActionCreated
+				if dryRun {
+					it.outcome.Ref.UID = "" // made up for the dry-run
+				}
+			}
+			return true
+		}
+		how := r.recovery(it, err)
+		if how == "" || recovered[how] {
+			it.fail(r.failure(ctx, it, verb, err))
+			return false
+		}
+		recovered[how] = true
+		if !r.recover(ctx, it, how, dryRun) {
+			return false
+		}
+	}
+}
+
+// recovery names what may help against an error, "" if nothing does.
+func (r *run) recovery(it *item, err error) string {
+	status := statusOf(err)
+	if status == nil {
+		return ""
+	}
+	switch with := conflicts(status); {
+	case len(with) > 0:
+		if yields(with) {
+			return "force"
+		}
+		return ""
+	case it.uid != "" && (status.Code == http.StatusConflict || hasField(status, "metadata.uid")):
+		// Not the object that we know (registry/rest/update.go and
+		// generic/registry/store.go of apiserver v0.36).
+		return "read"
+	case status.Code == http.StatusNotFound && isNamespaceOf(status, it):
+		return "namespace"
+	case isStaleVersion(status):
+		return "fields"
+	}
+	return ""
+}
+
+// recover does what recovery named; false if the item is done with.
+func (r *run) recover(ctx context.Context, it *item, how string, dryRun bool) bool {
+	switch how {
+	case "read":
+		r.clusterRead = false
+		r.prepareLive(ctx, it)
+		if it.decided || !it.takeover || dryRun { // a dry-run works without the fields
+			return !it.decided
+		}
+		return r.rewriteFields(ctx, it, false)
+	case "namespace":
+		_, ours := r.namespaces[it.id.Namespace]
+		switch {
+		case !ours:
+			it.fail(refuse(it.id, v1alpha1.InvalidReason, "namespace %s does not exist, and nothing in this overlay makes it", it.id.Namespace))
+		case !dryRun:
+			it.fail(missing(it.id, waitsForNamespace))
+		default:
+			it.wait(waitsForNamespace, namespaceNote)
+		}
+		return false
+	case "fields":
+		if dryRun {
+			it.wait(waitsForFields, "can be checked when its managed fields are moved to "+it.desired.GetAPIVersion())
+			return false
+		}
+		return r.rewriteFields(ctx, it, true)
+	}
+	return true
+}
+
+// rewriteFields makes fields of former owners ours and, if migrate is set, moves
+// all managed fields to the manifest's API version. Values don't change. A crash
+// after it leaves fields that are ours and say what they said; the next apply
+// goes on from there.
+func (r *run) rewriteFields(ctx context.Context, it *item, migrate bool) bool {
+	live, err := r.readLive(ctx, it) // anew: the patch fits this version only
+	var ops []any
+	if err == nil && live != nil && it.takeover {
+		ops, err = takeover(live, r.manager)
+	}
+	if err == nil && len(ops) > 0 {
+		live, err = r.patchJSON(ctx, it.kind, it.id, ops)
+	}
+	if err == nil && live != nil && migrate {
+		ops, err = migration(live, it.desired.GetAPIVersion())
+		if err == nil && len(ops) > 0 {
+			live, err = r.patchJSON(ctx, it.kind, it.id, ops)
+		}
+	}
+	if err != nil {
+		it.fail(r.classify(it.id, "take over the fields of", err))
+		return false
+	}
+	if live != nil {
+		it.version = live.GetResourceVersion()
+	}
+	it.takeover, it.waits = false, waitsForNothing
+	return true
+}
+
+// failure turns the error of an apply into the item's.
+func (r *run) failure(ctx context.Context, it *item, verb string, err error) *Error {
+	if with := conflicts(statusOf(err)); len(with) > 0 {
+		return conflictError(it.id, with, err)
+	}
+	if errors.As(err, new(*notServedError)) {
+		r.kinds.drop(it.kind.GroupVersionKind)
+	}
+	return r.classify(it.id, verb, err)
+}
+
+func hasField(status *metav1.Status, field string) bool {
+	if status.Details == nil {
+		return false
+	}
+	for _, c := range status.Details.Causes {
+		if c.Field == field {
+			return true
+		}
+	}
+	return false
+}
+
+// isNamespaceOf tells whether an answer is about the item's namespace and not
+// about the item.
+func isNamespaceOf(status *metav1.Status, it *item) bool {
+	return status.Details != nil && status.Details.Kind == "namespaces" && status.Details.Name == it.id.Namespace
+}
+
+// isStaleVersion recognises that managed fields at another API version are in the
+// way: the version is not served any more (kubernetes/kubernetes#111937), or its
+// schema lacks a field that a newer one has filled in by default.
+func isStaleVersion(status *metav1.Status) bool {
+	return strings.Contains(status.Message, "to an invalid group/version") ||
+		strings.Contains(status.Message, "failed to convert") ||
+		strings.Contains(status.Message, "field not declared in schema") && !isTypedPatchError(status)
+}
