@@ -26,11 +26,11 @@ type model struct {
 	rng *rand.Rand
 	log []string
 
-	git   map[object.ID]int // rendered objects, with a version of their content
-	all   []v1alpha1.ObjectReference
-	live  map[object.ID]*unstructured.Unstructured
-	uids  int
-	clock int
+	git  map[object.ID]bool // rendered objects
+	rev  map[object.ID]int  // version of their content, also while they are away
+	all  []v1alpha1.ObjectReference
+	live map[object.ID]*unstructured.Unstructured
+	uids int
 
 	// what survives the agent
 	entries    []v1alpha1.InventoryEntry
@@ -41,6 +41,8 @@ type model struct {
 	approvals map[object.ID]map[types.UID]bool
 	// noted are live objects that the agent has let go, saying so.
 	noted map[types.UID]bool
+	// deleted are objects that the agent has deleted and not applied since.
+	deleted map[object.ID]bool
 	// left is the number of instructions until the agent is killed.
 	left int
 }
@@ -64,7 +66,7 @@ var universe = []v1alpha1.ObjectReference{
 func newModel(t *testing.T, seed uint64) *model {
 	m := &model{
 		t: t, rng: rand.New(rand.NewPCG(seed, 7)), all: universe,
-		git: map[object.ID]int{}, live: map[object.ID]*unstructured.Unstructured{},
+		git: map[object.ID]bool{}, rev: map[object.ID]int{}, deleted: map[object.ID]bool{}, live: map[object.ID]*unstructured.Unstructured{},
 		approvals: map[object.ID]map[types.UID]bool{}, noted: map[types.UID]bool{},
 	}
 	m.restore()
@@ -84,7 +86,7 @@ func (m *model) pick() v1alpha1.ObjectReference { return m.all[m.rng.IntN(len(m.
 
 func (m *model) restore() {
 	for _, ref := range m.all {
-		m.git[inventory.IDOf(ref)]++
+		m.git[inventory.IDOf(ref)] = true
 	}
 	m.logf("git: everything")
 }
@@ -117,7 +119,10 @@ func (m *model) act() {
 		delete(m.git, id)
 	case n < 20:
 		m.logf("git: add or edit %s", id)
-		m.git[id]++
+		if m.git[id] {
+			m.rev[id]++
+		}
+		m.git[id] = true
 	case n < 26:
 		m.logf("git: the directory is gone")
 		clear(m.git)
@@ -216,8 +221,8 @@ func (m *model) reconcile(instructions int) (done bool) {
 	}()
 	var desired []inventory.Desired
 	for _, ref := range m.all {
-		if v, rendered := m.git[inventory.IDOf(ref)]; rendered {
-			desired = append(desired, inventory.Desired{Ref: ref, Digest: fmt.Sprint(v)})
+		if id := inventory.IDOf(ref); m.git[id] {
+			desired = append(desired, inventory.Desired{Ref: ref, Digest: fmt.Sprint("rev ", m.rev[id])})
 		}
 	}
 	next, changed := inventory.WriteAhead(m.entries, desired)
@@ -234,7 +239,7 @@ func (m *model) reconcile(instructions int) (done bool) {
 		m.annotation = ""
 		m.step()
 	}
-	m.entries, m.pending = inventory.After(current, plan), plan.Pending
+	m.entries, m.pending = inventory.AfterPlan(current, desired, plan), plan.Pending
 	for _, ref := range plan.Forget {
 		if u := m.live[inventory.IDOf(ref)]; u != nil {
 			m.noted[u.GetUID()] = true
@@ -257,6 +262,11 @@ func (m *model) reconcile(instructions int) (done bool) {
 		m.step()
 	}
 	m.checkNothingLost()
+	for id := range m.deleted {
+		if m.git[id] && m.live[id] == nil {
+			m.fail("%s came back to Git and is missing", id)
+		}
+	}
 	return true
 }
 
@@ -276,6 +286,7 @@ func (m *model) apply(entries []v1alpha1.InventoryEntry, desired []inventory.Des
 		u.SetLabels(map[string]string{v1alpha1.OverlayLabel: overlay})
 		u.SetManagedFields([]metav1.ManagedFieldsEntry{{Manager: v1alpha1.FieldManager, Operation: metav1.ManagedFieldsOperationApply}})
 		delete(m.noted, u.GetUID())
+		delete(m.deleted, id)
 		m.logf("agent: applied %s (%s)", id, u.GetUID())
 		ref := desired[i].Ref
 		ref.UID = u.GetUID()
@@ -354,7 +365,8 @@ func (m *model) delete(ref v1alpha1.ObjectReference, whole bool) {
 		return // the precondition fails
 	}
 	m.logf("agent: deletes %s (%s)", id, ref.UID)
-	if _, rendered := m.git[id]; rendered {
+	m.deleted[id] = true
+	if m.git[id] {
 		m.fail("%s is in Git", id)
 	}
 	if u.GetDeletionTimestamp() != nil {

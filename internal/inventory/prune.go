@@ -64,8 +64,8 @@ type PruneInput struct {
 //
 // Every candidate is either in Forget or in Keep, never in both. Those of Delete
 // are in Keep too: they stay in the inventory until the API server answers
-// NotFound for them, so that a crash after a delete loses nothing. [After] applies
-// both to an inventory.
+// NotFound for them, so that a crash after a delete loses nothing. [AfterPlan]
+// applies both to an inventory.
 type PrunePlan struct {
 	// Delete lists what to delete now, in this order, each with a UID to be used
 	// as precondition. It never holds an object that is being deleted already.
@@ -357,9 +357,10 @@ func (p *planner) decideDelete() {
 	}
 }
 
-// After returns the inventory after a plan: without what is forgotten, and with
-// state and message of what is kept.
-func After(current []v1alpha1.InventoryEntry, plan PrunePlan) []v1alpha1.InventoryEntry {
+// AfterPlan returns the inventory after a plan: without what is forgotten, and
+// with state and message of what is kept. What Git asks for is not touched.
+func AfterPlan(current []v1alpha1.InventoryEntry, desired []Desired, plan PrunePlan) []v1alpha1.InventoryEntry {
+	wanted := byID(desired)
 	forgotten := make(map[object.ID]bool, len(plan.Forget))
 	for _, ref := range plan.Forget {
 		forgotten[IDOf(ref)] = true
@@ -371,11 +372,13 @@ func After(current []v1alpha1.InventoryEntry, plan PrunePlan) []v1alpha1.Invento
 	next := make([]v1alpha1.InventoryEntry, 0, len(current))
 	for _, entry := range current {
 		id := IDOf(entry.ObjectReference)
-		if forgotten[id] {
-			continue
-		}
-		if k, found := kept[id]; found {
-			entry = k
+		if _, stays := wanted[id]; !stays {
+			if forgotten[id] {
+				continue
+			}
+			if k, found := kept[id]; found {
+				entry = k
+			}
 		}
 		next = append(next, entry)
 	}
