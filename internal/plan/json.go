@@ -1,0 +1,74 @@
+package plan
+
+import (
+	"encoding/json"
+	"io"
+)
+
+// document is the JSON form of a plan.
+type document struct {
+	Overlay  string         `json:"overlay,omitempty"`
+	Path     string         `json:"path"`
+	Revision string         `json:"revision,omitempty"`
+	Changed  bool           `json:"changed"`
+	Summary  map[Action]int `json:"summary"`
+	Changes  []entry        `json:"changes"`
+}
+
+// entry is the JSON form of a change. The whole object is given only for a
+// creation.
+type entry struct {
+	Group     string         `json:"group,omitempty"`
+	Kind      string         `json:"kind"`
+	Namespace string         `json:"namespace,omitempty"`
+	Name      string         `json:"name"`
+	Action    Action         `json:"action"`
+	Error     string         `json:"error,omitempty"`
+	Note      string         `json:"note,omitempty"`
+	Fields    []FieldChange  `json:"fields,omitempty"`
+	Object    map[string]any `json:"object,omitempty"`
+}
+
+// JSON writes the plan for programs, unchanged objects included. Secret material
+// is masked.
+func (p Plan) JSON(w io.Writer) error {
+	enc := json.NewEncoder(w)
+	enc.SetEscapeHTML(false)
+	enc.SetIndent("", "  ")
+	return enc.Encode(p)
+}
+
+// MarshalJSON gives the masked form, so that no encoder shows more.
+func (p Plan) MarshalJSON() ([]byte, error) {
+	d := document{
+		Overlay: p.Overlay, Path: p.Path, Revision: p.Revision,
+		Changed: p.HasChanges(), Summary: map[Action]int{}, Changes: []entry{},
+	}
+	for _, a := range actions {
+		if n := p.Count(a.action); n > 0 || a.always {
+			d.Summary[a.action] = n
+		}
+	}
+	for _, c := range p.sorted() {
+		d.Changes = append(d.Changes, c.entry())
+	}
+	return json.Marshal(d)
+}
+
+// MarshalJSON gives the masked form, so that no encoder shows more.
+func (c Change) MarshalJSON() ([]byte, error) { return json.Marshal(c.entry()) }
+
+func (c Change) entry() entry {
+	e := entry{
+		Group: c.ID.Group, Kind: c.ID.Kind, Namespace: c.ID.Namespace, Name: c.ID.Name,
+		Action: c.Action, Error: c.message(), Note: c.scrub(c.Note),
+	}
+	before, after := c.states()
+	switch {
+	case before != nil && after != nil:
+		e.Fields = Fields(before, after)
+	case after != nil:
+		e.Object = after.Object
+	}
+	return e
+}
