@@ -241,7 +241,11 @@ func (g *generation) close() {
 
 func (g *generation) has(h plumbing.Hash) (err error) {
 	defer recoverCorrupt(&err)
-	return g.open().HasEncodedObject(h)
+	err = g.open().HasEncodedObject(h)
+	if errors.Is(err, plumbing.ErrObjectNotFound) {
+		_, err = g.open().EncodedObject(plumbing.AnyObject, h) // looks into alternates too
+	}
+	return err
 }
 
 func (g *generation) read(h plumbing.Hash) (typ plumbing.ObjectType, content []byte, err error) {

@@ -27,7 +27,7 @@ func (m *Mirror) syncOnce(ctx context.Context) (*Snapshot, error) {
 	if m.disk == nil {
 		return m.syncLocal(ctx)
 	}
-	damaged := m.store.isDamaged()
+	damaged := m.store.isDamaged() || !isMirror(m.disk.mirror()) // or somebody emptied the cache
 	if m.ref.Commit != "" && m.held.snapshot != nil && !damaged {
 		return m.held.snapshot, nil // a commit doesn't change; there is nothing to ask
 	}
