@@ -37,6 +37,10 @@ func (f *fileSystem) explain(path string, err error) error {
 	if m := registeredID.FindStringSubmatch(text); m != nil {
 		return f.explainTwice(path, m[1])
 	}
+	// Errors of components are quoted by KustTarget.accumulateComponents.
+	for strings.Contains(text, `\"`) || strings.Contains(text, `\n`) {
+		text = strings.NewReplacer(`\\`, `\`, `\"`, `"`, `\n`, "\n").Replace(text)
+	}
 	for _, part := range secretParts {
 		text = part.ReplaceAllString(text, "[...]")
 	}

@@ -26,9 +26,13 @@ type fileSystem struct {
 	tree   tree.Tree
 	limits Limits
 
-	// mu guards what follows: a render that was given up may still be reading.
+	// answersMu guards writing answers, and reading them for the closure of a render
+	// that is given up while the build is stuck in the tree.
+	answersMu sync.Mutex
+	answers   map[string]answer
+
+	// mu guards what follows and keeps the methods apart.
 	mu       sync.Mutex
-	answers  map[string]answer
 	failure  error
 	declared map[string]role
 	bases    map[string]bool
@@ -56,8 +60,8 @@ func newFileSystem(ctx context.Context, in Input) *fileSystem {
 }
 
 func (f *fileSystem) closure() Closure {
-	f.mu.Lock()
-	defer f.mu.Unlock()
+	f.answersMu.Lock()
+	defer f.answersMu.Unlock()
 	return Closure{answers: maps.Clone(f.answers)}
 }
 
@@ -107,7 +111,9 @@ func (f *fileSystem) question(p string, content, listing bool) (answer, error) {
 		if a, err = ask(f.tree, p, content || a.content != "", listing || a.listing != ""); err != nil {
 			return answer{}, f.stop(err)
 		}
+		f.answersMu.Lock()
 		f.answers[p] = a
+		f.answersMu.Unlock()
 	}
 	switch a.kind {
 	case tree.Symlink:
