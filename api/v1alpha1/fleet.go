@@ -219,8 +219,9 @@ type SubstituteSource struct {
 // DeletionSpec limits what one commit may delete.
 type DeletionSpec struct {
 	// MaxClusters is the number of overlays that may have lost their directory or
-	// their whole content and still get a pending deletion to approve. Above it
-	// the Fleet refuses to offer any: more than that is taken for an accident.
+	// their whole content at the same time and still be approved for deletion.
+	// More than that is taken for an accident: no approval is accepted until the
+	// directories are restored or the limit is raised.
 	//
 	// +kubebuilder:default=3
 	// +kubebuilder:validation:Minimum=0
@@ -273,14 +274,24 @@ type FleetStatus struct {
 // OverlayCounts counts the overlays of a fleet by state.
 type OverlayCounts struct {
 	// Total is the number of overlays, those without a directory included.
+	//
+	// +optional
 	Total int32 `json:"total"`
 	// Applied is the number whose desired revision is applied.
+	//
+	// +optional
 	Applied int32 `json:"applied"`
 	// Failed is the number that don't render or can't be applied.
+	//
+	// +optional
 	Failed int32 `json:"failed"`
 	// Suspended is the number that are suspended.
+	//
+	// +optional
 	Suspended int32 `json:"suspended"`
 	// PendingDeletion is the number with a deletion that waits for approval or is
 	// under way.
+	//
+	// +optional
 	PendingDeletion int32 `json:"pendingDeletion"`
 }

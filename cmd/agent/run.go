@@ -1,0 +1,137 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/go-logr/logr"
+	"github.com/spf13/cobra"
+	"go.uber.org/zap/zapcore"
+	utilruntime "k8s.io/apimachinery/pkg/util/runtime"
+	"k8s.io/client-go/kubernetes/scheme"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/cache"
+	"sigs.k8s.io/controller-runtime/pkg/healthz"
+	"sigs.k8s.io/controller-runtime/pkg/log/zap"
+	"sigs.k8s.io/controller-runtime/pkg/manager"
+	ctrlmetrics "sigs.k8s.io/controller-runtime/pkg/metrics"
+	"sigs.k8s.io/controller-runtime/pkg/metrics/server"
+
+	"capstan.dev/capstan/api/v1alpha1"
+	"capstan.dev/capstan/internal/agent"
+	"capstan.dev/capstan/internal/render"
+)
+
+type runOptions struct {
+	agent.Options
+	leaderElect         bool
+	metricsAddr, health string
+	logLevel, logFormat string
+	watchNamespace      string
+	shutdown            time.Duration
+}
+
+func newRunCommand(a *app) *cobra.Command {
+	var o runOptions
+	cmd := &cobra.Command{
+		Use: "run", Short: "Run the agent", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return run(cmd.Context(), a, o) },
+	}
+	flags := cmd.Flags()
+	flags.StringVar(&o.CacheDir, "cache-dir", filepath.Join(os.TempDir(), "capstan"), "folder for Git mirrors; only a cache")
+	flags.BoolVar(&o.AllowLocal, "allow-local", false, "allow Fleets whose URL is a path on this machine")
+	flags.StringVar(&o.watchNamespace, "watch-namespace", "", "look for Fleets in this namespace only; default: all")
+	flags.BoolVar(&o.leaderElect, "leader-elect", true, "let one replica act at a time")
+	flags.StringVar(&o.metricsAddr, "metrics-address", ":8080", "address that serves /metrics; 0 turns it off")
+	flags.StringVar(&o.health, "health-address", ":8081", "address that serves /healthz and /readyz; 0 turns it off")
+	flags.IntVar(&o.FleetWorkers, "fleet-workers", 16, "Fleets fetched at a time")
+	flags.IntVar(&o.OverlayWorkers, "overlay-workers", 0, "overlays rendered and applied at a time; default: 4 for each core")
+	flags.IntVar(&o.Requests, "requests", 8, "requests to managed objects in flight")
+	flags.DurationVar(&o.shutdown, "shutdown-timeout", 20*time.Second, "time for work in progress to end after a signal")
+	flags.StringVar(&o.logLevel, "log-level", "info", "info or debug")
+	flags.StringVar(&o.logFormat, "log-format", "json", "json or text")
+	return cmd
+}
+
+// run wires the agent together and runs it until the context ends.
+func run(ctx context.Context, a *app, o runOptions) error {
+	logger, err := newLogger(a, o)
+	if err != nil {
+		return err
+	}
+	ctrl.SetLogger(logger)
+	config, namespace, err := a.connect()
+	if err != nil {
+		return err
+	}
+	utilruntime.Must(v1alpha1.AddToScheme(scheme.Scheme))
+	managerOptions := manager.Options{
+		Scheme: scheme.Scheme, Logger: logger,
+		LeaderElection: o.leaderElect, LeaderElectionID: "capstan.capstan.dev", LeaderElectionNamespace: namespace,
+		LeaderElectionReleaseOnCancel: true,
+		Metrics:                       server.Options{BindAddress: o.metricsAddr},
+		HealthProbeBindAddress:        o.health,
+		GracefulShutdownTimeout:       &o.shutdown,
+	}
+	if o.watchNamespace != "" {
+		managerOptions.Cache.DefaultNamespaces = map[string]cache.Config{o.watchNamespace: {}}
+	}
+	mgr, err := manager.New(config, managerOptions)
+	if err != nil {
+		return fmt.Errorf("set the manager up: %w", err)
+	}
+	o.Options.Namespace, o.Options.Registerer, o.Options.Log = namespace, ctrlmetrics.Registry, logger
+	if err := agent.Setup(ctx, mgr, o.Options); err != nil {
+		return err
+	}
+	if err := errors.Join(
+		mgr.AddHealthzCheck("ping", healthz.Ping),
+		mgr.AddReadyzCheck("caches", cachesSynced(mgr)),
+	); err != nil {
+		return err
+	}
+	render.Prime()
+	logger.Info("starting", "version", versionText(), "namespace", namespace)
+	if err := mgr.Start(ctx); err != nil {
+		return fmt.Errorf("run the agent: %w", err)
+	}
+	return nil
+}
+
+// cachesSynced is ready once the agent knows all Fleets and overlays.
+func cachesSynced(mgr manager.Manager) healthz.Checker {
+	return func(req *http.Request) error {
+		ctx, cancel := context.WithTimeout(req.Context(), time.Second)
+		defer cancel()
+		if !mgr.GetCache().WaitForCacheSync(ctx) {
+			return errors.New("the caches are not filled yet")
+		}
+		return nil
+	}
+}
+
+func newLogger(a *app, o runOptions) (logr.Logger, error) {
+	var options zap.Options
+	switch o.logLevel {
+	case "info":
+		options.Level = zapcore.InfoLevel
+	case "debug":
+		options.Level = zapcore.DebugLevel
+	default:
+		return logr.Logger{}, fmt.Errorf("--log-level %q: want info or debug", o.logLevel)
+	}
+	switch o.logFormat {
+	case "json":
+	case "text":
+		options.Development = true
+	default:
+		return logr.Logger{}, fmt.Errorf("--log-format %q: want json or text", o.logFormat)
+	}
+	options.DestWriter, options.StacktraceLevel, options.TimeEncoder = a.err, zapcore.PanicLevel, zapcore.RFC3339TimeEncoder
+	return zap.New(zap.UseFlagOptions(&options)), nil
+}

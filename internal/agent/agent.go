@@ -1,0 +1,303 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"runtime"
+	"sync"
+	"time"
+
+	"github.com/go-logr/logr"
+	"github.com/prometheus/client_golang/prometheus"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/util/workqueue"
+	"k8s.io/utils/clock"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/builder"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/controller"
+	"sigs.k8s.io/controller-runtime/pkg/event"
+	"sigs.k8s.io/controller-runtime/pkg/handler"
+	"sigs.k8s.io/controller-runtime/pkg/manager"
+	"sigs.k8s.io/controller-runtime/pkg/predicate"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+
+	"capstan.dev/capstan/api/v1alpha1"
+	"capstan.dev/capstan/internal/apply"
+	"capstan.dev/capstan/internal/source"
+)
+
+// Options configure the agent.
+type Options struct {
+	// Namespace is the agent's own; it holds the Secret with the digest key.
+	// Required.
+	Namespace string
+	// CacheDir holds the Git mirrors. It is only a cache. Required.
+	CacheDir string
+	// AllowLocal permits Fleets whose URL is a file path.
+	AllowLocal bool
+	// FleetWorkers is how many Fleets are fetched at a time. They mostly wait for
+	// servers. Default 16.
+	FleetWorkers int
+	// OverlayWorkers is how many overlays are rendered and applied at a time.
+	// Default: 4 for each core.
+	OverlayWorkers int
+	// Requests is how many requests to managed objects are in flight. Default 8.
+	Requests int
+	// RetryFirst and RetryMost bound the delay after a failure, which doubles.
+	// Default 1 s and 5 min.
+	RetryFirst, RetryMost time.Duration
+	// Clock for history entries and durations. Default: the real one.
+	Clock clock.PassiveClock
+	// Registerer gets the agent's metrics. Required.
+	Registerer prometheus.Registerer
+	// Random returns numbers in [0,1) for jitter. Default: math/rand.
+	Random func() float64
+	// Log gets what doesn't belong to one reconciliation.
+	Log logr.Logger
+}
+
+func (o *Options) complete() error {
+	if o.Namespace == "" || o.CacheDir == "" || o.Registerer == nil {
+		return errors.New("agent: Namespace, CacheDir and Registerer are required")
+	}
+	orDefault(&o.FleetWorkers, 16)
+	orDefault(&o.OverlayWorkers, 4*runtime.GOMAXPROCS(0))
+	orDefault(&o.Requests, 8)
+	orDefault(&o.RetryFirst, time.Second)
+	orDefault(&o.RetryMost, 5*time.Minute)
+	if o.Clock == nil {
+		o.Clock = clock.RealClock{}
+	}
+	if o.Random == nil {
+		o.Random = rand.Float64
+	}
+	return nil
+}
+
+func orDefault[T comparable](field *T, value T) {
+	var zero T
+	if *field == zero {
+		*field = value
+	}
+}
+
+// Setup adds the agent's reconcilers to a manager. Its cache must know the kinds
+// of api/v1alpha1.
+func Setup(ctx context.Context, mgr manager.Manager, opts Options) error {
+	if err := opts.complete(); err != nil {
+		return err
+	}
+	applier, err := apply.New(apply.Options{Config: mgr.GetConfig(), Concurrency: opts.Requests, Log: opts.Log})
+	if err != nil {
+		return err
+	}
+	metrics, err := newMetrics(opts.Registerer, opts.Clock)
+	if err != nil {
+		return fmt.Errorf("register metrics: %w", err)
+	}
+	err = mgr.GetFieldIndexer().IndexField(ctx, &v1alpha1.ClusterOverlay{}, fleetIndex, func(o client.Object) []string {
+		return []string{o.(*v1alpha1.ClusterOverlay).Spec.FleetRef.Name} //nolint:forcetypeassert // indexed kind
+	})
+	if err != nil {
+		return fmt.Errorf("index overlays by Fleet: %w", err)
+	}
+	s := &setup{Options: opts, mgr: mgr, applier: applier, metrics: metrics, queue: &lateQueue{}}
+	s.key = &digestKey{reader: mgr.GetAPIReader(), writer: mgr.GetClient(), namespace: opts.Namespace}
+	s.board = newBoard(s.queue.add)
+	return errors.Join(s.fleets(), s.overlays(), s.summaries())
+}
+
+// setup is what the reconcilers share.
+type setup struct {
+	Options
+	mgr     manager.Manager
+	applier *apply.Applier
+	metrics *metrics
+	key     *digestKey
+	board   *board
+	queue   *lateQueue
+}
+
+// fleets sets the fleet reconciler up.
+func (s *setup) fleets() error {
+	open := &mirrors{
+		base: source.Options{Dir: s.CacheDir, AllowLocal: s.AllowLocal, Clock: s.Clock, Log: s.Log},
+		open: map[types.NamespacedName]*openMirror{},
+	}
+	if err := s.mgr.Add(manager.RunnableFunc(func(ctx context.Context) error {
+		<-ctx.Done()
+		return open.close()
+	})); err != nil {
+		return err
+	}
+	r := &fleetReconciler{
+		client: s.mgr.GetClient(), reader: s.mgr.GetAPIReader(),
+		open:    func(o source.Options) (Mirror, error) { return source.Open(o) },
+		scan:    s.scan,
+		mirrors: open,
+		values:  &valueCache{metadata: s.mgr.GetClient(), live: s.mgr.GetAPIReader()},
+		key:     s.key, board: s.board, enqueue: s.queue.add,
+		recorder: s.mgr.GetEventRecorder("capstan"), metrics: s.metrics,
+		jitter: func(d time.Duration) time.Duration { return source.Jitter(d, 0.1, s.Random) },
+	}
+	requested := predicate.Or(predicate.GenerationChangedPredicate{}, annotationChanged(v1alpha1.RequestedAtAnnotation))
+	return ctrl.NewControllerManagedBy(s.mgr).Named("fleet").
+		For(&v1alpha1.Fleet{}, builder.WithPredicates(requested)).
+		WatchesMetadata(&corev1.Secret{}, handler.EnqueueRequestsFromMapFunc(s.usersOf("Secret")), builder.WithPredicates(predicate.ResourceVersionChangedPredicate{})).
+		WatchesMetadata(&corev1.ConfigMap{}, handler.EnqueueRequestsFromMapFunc(s.usersOf("ConfigMap")), builder.WithPredicates(predicate.ResourceVersionChangedPredicate{})).
+		Watches(&v1alpha1.ClusterOverlay{}, handler.EnqueueRequestsFromMapFunc(fleetOf), builder.WithPredicates(comesOrGoes)).
+		WithOptions(controller.Options{MaxConcurrentReconciles: s.FleetWorkers}).
+		Complete(r)
+}
+
+// overlays sets the overlay reconciler up.
+func (s *setup) overlays() error {
+	r := &overlayReconciler{
+		client: s.mgr.GetClient(),
+		applier: func(namespace, account string) (Applier, error) {
+			if account == "" {
+				return s.applier, nil
+			}
+			return s.applier.As("system:serviceaccount:" + namespace + ":" + account)
+		},
+		key: s.key, board: s.board, clock: s.Clock,
+		recorder: s.mgr.GetEventRecorder("capstan"), metrics: s.metrics,
+		written:  &written{last: map[types.NamespacedName]*v1alpha1.ClusterOverlay{}},
+		attempts: &attempts{first: s.RetryFirst, most: s.RetryMost, count: map[types.NamespacedName]int{}},
+	}
+	wanted := predicate.Or(
+		predicate.GenerationChangedPredicate{},
+		annotationChanged(v1alpha1.RequestedAtAnnotation),
+		annotationChanged(v1alpha1.ApproveDeletionAnnotation),
+	)
+	return ctrl.NewControllerManagedBy(s.mgr).Named("overlay").
+		For(&v1alpha1.ClusterOverlay{}, builder.WithPredicates(wanted)).
+		WatchesRawSource(s.queue).
+		WithOptions(controller.Options{MaxConcurrentReconciles: s.OverlayWorkers}).
+		Complete(r)
+}
+
+// summaries sets the summary reconciler up. Overlays change in bursts, so it waits
+// a moment and counts once.
+func (s *setup) summaries() error {
+	const pause = 500 * time.Millisecond
+	later := handler.TypedFuncs[client.Object, reconcile.Request]{}
+	enqueue := func(o client.Object, q workqueue.TypedRateLimitingInterface[reconcile.Request]) {
+		for _, req := range fleetOf(context.Background(), o) {
+			q.AddAfter(req, pause)
+		}
+	}
+	later.CreateFunc = func(_ context.Context, e event.CreateEvent, q workqueue.TypedRateLimitingInterface[reconcile.Request]) {
+		enqueue(e.Object, q)
+	}
+	later.UpdateFunc = func(_ context.Context, e event.UpdateEvent, q workqueue.TypedRateLimitingInterface[reconcile.Request]) {
+		enqueue(e.ObjectNew, q)
+	}
+	later.DeleteFunc = func(_ context.Context, e event.DeleteEvent, q workqueue.TypedRateLimitingInterface[reconcile.Request]) {
+		enqueue(e.Object, q)
+	}
+	return ctrl.NewControllerManagedBy(s.mgr).Named("summary").
+		For(&v1alpha1.Fleet{}).
+		Watches(&v1alpha1.ClusterOverlay{}, later).
+		Complete(&summaryReconciler{client: s.mgr.GetClient(), reader: s.mgr.GetAPIReader()})
+}
+
+// usersOf maps a ConfigMap or Secret to the Fleets that name it.
+func (s *setup) usersOf(kind string) handler.MapFunc {
+	return func(ctx context.Context, o client.Object) []reconcile.Request {
+		var fleets v1alpha1.FleetList
+		if err := s.mgr.GetClient().List(ctx, &fleets, client.InNamespace(o.GetNamespace())); err != nil {
+			s.Log.Error(err, "list Fleets that may name an object", "kind", kind, "name", o.GetName())
+			return nil // the next interval looks anyway
+		}
+		var requests []reconcile.Request
+		for i := range fleets.Items {
+			if names(&fleets.Items[i], kind, o.GetName()) {
+				requests = append(requests, reconcile.Request{NamespacedName: client.ObjectKeyFromObject(&fleets.Items[i])})
+			}
+		}
+		return requests
+	}
+}
+
+// names reports whether a Fleet names a ConfigMap or Secret.
+func names(f *v1alpha1.Fleet, kind, name string) bool {
+	if kind == "Secret" && f.Spec.Git.SecretRef != nil && f.Spec.Git.SecretRef.Name == name {
+		return true
+	}
+	if f.Spec.Substitute == nil {
+		return false
+	}
+	for _, from := range f.Spec.Substitute.From {
+		if from.Kind == kind && from.Name == name {
+			return true
+		}
+	}
+	return false
+}
+
+// scan lists what carries a Fleet's labels, by overlay. It reads metadata only, and
+// does so with the agent's own rights: it has to see everything.
+func (s *setup) scan(ctx context.Context, fleet *v1alpha1.Fleet) (map[string][]v1alpha1.ObjectReference, error) {
+	return s.applier.OwnedByFleet(ctx, fleet.Namespace, fleet.Name)
+}
+
+func fleetOf(_ context.Context, o client.Object) []reconcile.Request {
+	overlay, ok := o.(*v1alpha1.ClusterOverlay)
+	if !ok {
+		return nil
+	}
+	return []reconcile.Request{{NamespacedName: types.NamespacedName{Namespace: overlay.Namespace, Name: overlay.Spec.FleetRef.Name}}}
+}
+
+// comesOrGoes lets through what concerns the set of overlays: one that a person
+// created, and one that is no more.
+var comesOrGoes = predicate.Funcs{
+	CreateFunc: func(e event.CreateEvent) bool {
+		return !e.IsInInitialList && len(e.Object.GetFinalizers()) == 0
+	},
+	DeleteFunc:  func(event.DeleteEvent) bool { return true },
+	UpdateFunc:  func(event.UpdateEvent) bool { return false },
+	GenericFunc: func(event.GenericEvent) bool { return false },
+}
+
+// annotationChanged lets through updates that set an annotation to a new value.
+func annotationChanged(key string) predicate.Predicate {
+	return predicate.Funcs{
+		UpdateFunc: func(e event.UpdateEvent) bool {
+			value := e.ObjectNew.GetAnnotations()[key]
+			return value != "" && value != e.ObjectOld.GetAnnotations()[key]
+		},
+		CreateFunc:  func(event.CreateEvent) bool { return true },
+		DeleteFunc:  func(event.DeleteEvent) bool { return true },
+		GenericFunc: func(event.GenericEvent) bool { return true },
+	}
+}
+
+// lateQueue reaches the overlay controller's queue once that has started. What is
+// added before is dropped, and not lost: the view was published first, and every
+// overlay is looked at when the controller starts.
+type lateQueue struct {
+	mu    sync.Mutex
+	queue workqueue.TypedRateLimitingInterface[reconcile.Request]
+}
+
+// Start implements a controller's source.
+func (q *lateQueue) Start(_ context.Context, queue workqueue.TypedRateLimitingInterface[reconcile.Request]) error {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.queue = queue
+	return nil
+}
+
+func (q *lateQueue) add(overlay types.NamespacedName) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.queue != nil {
+		q.queue.Add(reconcile.Request{NamespacedName: overlay})
+	}
+}

@@ -1,0 +1,159 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+
+	"capstan.dev/capstan/api/v1alpha1"
+	"capstan.dev/capstan/internal/apply"
+	"capstan.dev/capstan/internal/capi"
+	"capstan.dev/capstan/internal/inventory"
+	"capstan.dev/capstan/internal/object"
+	"capstan.dev/capstan/internal/render"
+	"capstan.dev/capstan/internal/tree"
+)
+
+// maxObjects is what an inventory holds.
+const maxObjects = 2000
+
+// errTooManyObjects is returned for an overlay that an inventory can't hold.
+var errTooManyObjects = errors.New("too many objects")
+
+// BuildInput is one overlay at one commit.
+type BuildInput struct {
+	Tree tree.Tree
+	// Owner is put on the objects as labels and annotations; a zero Owner.Overlay
+	// leaves them out.
+	Owner apply.Owner
+	// Substitution is nil if the Fleet declares none.
+	Substitution *render.Substitution
+	Digester     object.Digester
+}
+
+// Built is what an overlay renders, ready to be applied.
+type Built struct {
+	Objects []*unstructured.Unstructured
+	// Desired lists the objects with the digests of their manifests, in the same
+	// order.
+	Desired []inventory.Desired
+	// Digest stands for all objects.
+	Digest string
+	// Cluster is the Cluster among the objects, nil if there is none.
+	Cluster   *unstructured.Unstructured
+	Closure   render.Closure
+	Variables []string
+	Warnings  []string
+}
+
+// Build renders an overlay and labels its objects. The agent and the command line
+// both come through here, so they see the same bytes. On an error from the
+// renderer Built holds what is known of the closure.
+func Build(ctx context.Context, in BuildInput) (*Built, error) {
+	result, err := render.Render(ctx, render.Input{Tree: in.Tree, Path: in.Owner.Path, Substitute: in.Substitution})
+	if result == nil {
+		return &Built{}, err
+	}
+	b := &Built{Objects: result.Objects, Closure: result.Closure, Variables: result.Variables, Warnings: result.Warnings}
+	if err != nil {
+		return b, err
+	}
+	if len(b.Objects) > maxObjects {
+		return b, fmt.Errorf("%w: %d, an overlay may hold %d", errTooManyObjects, len(b.Objects), maxObjects)
+	}
+	if in.Owner.Overlay != "" {
+		apply.Label(in.Owner, b.Objects)
+	}
+	digests := make([]string, 0, len(b.Objects))
+	for _, u := range b.Objects {
+		digest, err := in.Digester.Object(u)
+		if err != nil {
+			return b, err
+		}
+		digests = append(digests, digest)
+		b.Desired = append(b.Desired, inventory.Desired{Ref: inventory.RefOf(u), Digest: digest})
+		if capi.IsCluster(u.GroupVersionKind().GroupKind()) {
+			b.Cluster = u
+		}
+	}
+	b.Digest = in.Digester.Strings(digests...)
+	return b, nil
+}
+
+// claims are the objects as the board compares them. The labels differ between
+// overlays, so a Namespace is compared without them.
+func (b *Built) claims(digester object.Digester) (map[object.ID]claim, error) {
+	claims := make(map[object.ID]claim, len(b.Objects))
+	for i, u := range b.Objects {
+		c := claim{ref: b.Desired[i].Ref, digest: b.Desired[i].Digest}
+		if (u.GroupVersionKind().GroupKind() == schema.GroupKind{Kind: "Namespace"}) {
+			c.shareable = true
+			bare := u.DeepCopy()
+			disown(bare)
+			digest, err := digester.Object(bare)
+			if err != nil {
+				return nil, err
+			}
+			c.digest = digest
+		}
+		claims[object.IDOf(u)] = c
+	}
+	return claims, nil
+}
+
+// share takes the name of this overlay off the Namespaces that others render too,
+// so that all render the same and none is their owner.
+func (b *Built) share(digester object.Digester, others map[object.ID]string) error {
+	for i, u := range b.Objects {
+		if _, shared := others[object.IDOf(u)]; !shared {
+			continue
+		}
+		disown(u)
+		digest, err := digester.Object(u)
+		if err != nil {
+			return err
+		}
+		b.Desired[i].Shared, b.Desired[i].Digest = true, digest
+	}
+	return nil
+}
+
+// disown removes what names one overlay from an object's metadata.
+func disown(u *unstructured.Unstructured) {
+	labels, annotations := u.GetLabels(), u.GetAnnotations()
+	delete(labels, v1alpha1.OverlayLabel)
+	delete(annotations, v1alpha1.PathAnnotation)
+	u.SetLabels(labels)
+	u.SetAnnotations(annotations)
+}
+
+// pick returns the objects with these identities.
+func (b *Built) pick(ids []object.ID) []*unstructured.Unstructured {
+	var picked []*unstructured.Unstructured
+	for _, u := range b.Objects {
+		if slices.Contains(ids, object.IDOf(u)) {
+			picked = append(picked, u)
+		}
+	}
+	return picked
+}
+
+// clusterName is namespace/name of the Cluster, "" if there is none.
+func (b *Built) clusterName() string {
+	if b.Cluster == nil {
+		return ""
+	}
+	return b.Cluster.GetNamespace() + "/" + b.Cluster.GetName()
+}
+
+// reasonOf maps an error of Build to a condition reason.
+func reasonOf(err error) string {
+	if errors.Is(err, errTooManyObjects) {
+		return v1alpha1.TooManyObjectsReason
+	}
+	return v1alpha1.RenderFailedReason
+}

@@ -1,0 +1,195 @@
+package agent
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
+
+	"capstan.dev/capstan/api/v1alpha1"
+	"capstan.dev/capstan/internal/inventory"
+	"capstan.dev/capstan/internal/object"
+	"capstan.dev/capstan/internal/render"
+)
+
+// discoverStep lists the overlays of the commit.
+func discoverStep(ctx context.Context, run *fleetRun) error {
+	overlays, skipped, err := render.Discover(render.DiscoverInput{
+		Tree: run.snapshot.Tree, Paths: run.fleet.Spec.Overlays.Paths, Exclude: run.fleet.Spec.Overlays.Exclude,
+	})
+	if err != nil {
+		return run.stop(v1alpha1.DiscoveredCondition, v1alpha1.InvalidSpecReason, err)
+	}
+	for _, s := range skipped {
+		ctrl.LoggerFrom(ctx).V(1).Info("directory is not an overlay", "path", s.Path, "reason", s.Reason)
+	}
+	run.next.revision, run.next.tree = run.snapshot.Revision, run.snapshot.Tree
+	run.next.serviceAccount = run.fleet.Spec.ServiceAccountName
+	run.next.maxClusters = int(*run.fleet.Spec.Deletion.MaxClusters)
+	run.next.paths = make(map[string]bool, len(overlays))
+	for _, o := range overlays {
+		run.next.paths[o.Path] = true
+	}
+	if len(overlays) == 0 {
+		// Not an error of ours, and no reason to delete: every overlay that there
+		// was waits for its approval.
+		run.condition(v1alpha1.DiscoveredCondition, metav1.ConditionFalse, v1alpha1.NoOverlaysReason,
+			fmt.Sprintf("no directory of the commit matches spec.overlays.paths %q and holds a kustomization file; nothing is deleted", run.fleet.Spec.Overlays.Paths))
+		return nil
+	}
+	run.condition(v1alpha1.DiscoveredCondition, metav1.ConditionTrue, v1alpha1.SucceededReason,
+		fmt.Sprintf("%d overlays, %d directories skipped", len(overlays), len(skipped)))
+	return nil
+}
+
+// adoptStep finds out what overlays without an inventory owned before: somebody
+// may have deleted their ClusterOverlay, or the cluster was restored from a backup.
+// It comes before publishing, and that before creating, because an overlay must
+// know what it owns before it applies or prunes.
+func adoptStep(ctx context.Context, run *fleetRun) error {
+	existing, err := run.list(ctx)
+	if err != nil {
+		return err
+	}
+	run.existing = existing
+	run.next.scanned = map[types.UID]bool{}
+	if previous := run.board.view(run.name); previous != nil {
+		run.next.adopted = previous.adopted
+		run.next.scanned = maps.Clone(previous.scanned)
+	}
+	run.next.leaving = leavingOverlays(existing, run.next.paths)
+	names := map[string]bool{}
+	unknown := false
+	for path := range run.next.paths {
+		switch o := existing[path]; {
+		case o == nil:
+			names[OverlayName(run.name.Name, path)], unknown = true, true
+		case !run.next.covers(o):
+			run.next.scanned[o.UID], unknown = true, true
+		}
+	}
+	if !unknown {
+		return nil
+	}
+	run.next.scannedNames = names
+	if run.next.adopted, err = run.scan(ctx, run.fleet); err != nil {
+		return fmt.Errorf("look for objects that carry this Fleet's labels: %w", err)
+	}
+	return nil
+}
+
+// leavingOverlays lists the overlays that have lost their directory.
+func leavingOverlays(existing map[string]*v1alpha1.ClusterOverlay, paths map[string]bool) map[string][]object.ID {
+	leaving := map[string][]object.ID{}
+	for path, o := range existing {
+		if paths[path] || len(o.Status.Inventory) == 0 || o.Status.PendingDeletion != nil && o.Status.PendingDeletion.Approved {
+			continue
+		}
+		for _, e := range o.Status.Inventory {
+			leaving[path] = append(leaving[path], inventory.IDOf(e.ObjectReference))
+		}
+	}
+	return leaving
+}
+
+// createStep creates the ClusterOverlays that are missing. A crash here leaves
+// some of them; the next round makes the rest.
+func createStep(ctx context.Context, run *fleetRun) error {
+	for _, path := range slices.Sorted(maps.Keys(run.next.paths)) {
+		if run.existing[path] != nil {
+			continue
+		}
+		o := &v1alpha1.ClusterOverlay{
+			ObjectMeta: metav1.ObjectMeta{Namespace: run.name.Namespace, Name: OverlayName(run.name.Name, path)},
+			Spec:       v1alpha1.ClusterOverlaySpec{FleetRef: v1alpha1.LocalReference{Name: run.name.Name}, Path: path},
+		}
+		controllerutil.AddFinalizer(o, v1alpha1.OverlayFinalizer)
+		if err := run.client.Create(ctx, o); client.IgnoreAlreadyExists(err) != nil {
+			return fmt.Errorf("create ClusterOverlay %s for %s: %w", o.Name, path, err)
+		}
+	}
+	return nil
+}
+
+// list returns the Fleet's ClusterOverlays by path.
+func (run *fleetRun) list(ctx context.Context) (map[string]*v1alpha1.ClusterOverlay, error) {
+	var all v1alpha1.ClusterOverlayList
+	if err := run.client.List(ctx, &all, client.InNamespace(run.name.Namespace), client.MatchingFields{fleetIndex: run.name.Name}); err != nil {
+		return nil, fmt.Errorf("list the overlays of Fleet %s: %w", run.name, err)
+	}
+	byPath := make(map[string]*v1alpha1.ClusterOverlay, len(all.Items))
+	for i := range all.Items {
+		byPath[all.Items[i].Spec.Path] = &all.Items[i]
+	}
+	return byPath, nil
+}
+
+// fleetIndex finds ClusterOverlays by the name of their Fleet.
+const fleetIndex = "spec.fleetRef.name"
+
+// publishStep puts the view on the board and asks for the overlays it concerns.
+func publishStep(ctx context.Context, run *fleetRun) error {
+	digester, err := run.fleetReconciler.key.get(ctx)
+	if err != nil {
+		return err
+	}
+	previous := run.board.view(run.name)
+	concerned, err := run.board.publish(run.name, &run.next, digester)
+	if err != nil {
+		return err
+	}
+	for _, path := range concerned {
+		run.enqueue(client.ObjectKey{Namespace: run.name.Namespace, Name: OverlayName(run.name.Name, path)})
+	}
+	if previous == nil { // overlays that lost their directory while the agent was away
+		for path, o := range run.existing {
+			if !run.next.paths[path] {
+				run.enqueue(client.ObjectKeyFromObject(o))
+			}
+		}
+	}
+	run.announce(ctx, previous, len(concerned))
+	return nil
+}
+
+// announce tells of a new revision. A commit that concerns no overlay is an event
+// and costs no other write.
+func (run *fleetRun) announce(ctx context.Context, previous *view, changed int) {
+	revision := run.next.revision.String()
+	run.metrics.observed(run.name, revision)
+	if changed > 0 || previous == nil {
+		run.status.ObservedRevision = revision
+	}
+	if previous != nil && previous.revision == run.next.revision {
+		return
+	}
+	ctrl.LoggerFrom(ctx).Info("new revision", "revision", revision, "overlays", len(run.next.paths), "concerned", changed)
+	if previous != nil {
+		run.recorder.Eventf(run.fleet, nil, corev1.EventTypeNormal, "NewRevision", "Fetch", "%s concerns %d of %d overlays", revision, changed, len(run.next.paths))
+	}
+}
+
+// publishSuspended tells the overlays that their Fleet is suspended.
+func (run *fleetRun) publishSuspended() error {
+	previous := run.board.view(run.name)
+	if previous == nil || previous.suspended {
+		return errStop
+	}
+	next := *previous
+	next.suspended = true
+	concerned, err := run.board.publish(run.name, &next, *run.fleetReconciler.key.digester)
+	if err != nil {
+		return err
+	}
+	for _, path := range concerned {
+		run.enqueue(client.ObjectKey{Namespace: run.name.Namespace, Name: OverlayName(run.name.Name, path)})
+	}
+	return errStop
+}

@@ -1,0 +1,152 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"k8s.io/apimachinery/pkg/api/equality"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/tools/events"
+	"k8s.io/client-go/util/retry"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"capstan.dev/capstan/api/v1alpha1"
+	"capstan.dev/capstan/internal/source"
+)
+
+// Mirror is a Git repository at one tracked ref.
+type Mirror interface {
+	// Sync returns the newest commit of the tracked ref, after one look at the
+	// remote and at most one fetch. On error the caller keeps what it has.
+	Sync(ctx context.Context) (*source.Snapshot, error)
+	Stats() source.Stats
+	Close() error
+}
+
+// fleetReconciler follows a Fleet's repository and publishes what it finds.
+type fleetReconciler struct {
+	client client.Client // cached reads
+	reader client.Reader // live reads
+	open   func(source.Options) (Mirror, error)
+	scan   func(ctx context.Context, fleet *v1alpha1.Fleet) (map[string][]v1alpha1.ObjectReference, error)
+
+	mirrors  *mirrors
+	values   *valueCache
+	key      *digestKey
+	board    *board
+	enqueue  func(overlay types.NamespacedName)
+	recorder events.EventRecorder
+	metrics  *metrics
+	jitter   func(time.Duration) time.Duration
+}
+
+// fleetRun is one reconciliation of one Fleet, filled in by its steps.
+type fleetRun struct {
+	*fleetReconciler
+
+	name     types.NamespacedName
+	fleet    *v1alpha1.Fleet
+	status   v1alpha1.FleetStatus
+	snapshot *source.Snapshot
+	next     view
+	existing map[string]*v1alpha1.ClusterOverlay // the fleet's, by path
+}
+
+// errStop ends a reconciliation in good order; its steps have said why.
+var errStop = errors.New("stop")
+
+type fleetStep struct {
+	name string
+	run  func(context.Context, *fleetRun) error
+}
+
+// fleetSteps is the whole of what happens to a Fleet.
+var fleetSteps = []fleetStep{
+	{"fetch", fetchStep},
+	{"substitute", substituteStep},
+	{"discover", discoverStep},
+	{"adopt", adoptStep},
+	{"publish", publishStep},
+	{"create", createStep},
+}
+
+// Reconcile runs the steps and records what they found.
+func (r *fleetReconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Result, error) {
+	var fleet v1alpha1.Fleet
+	if err := r.client.Get(ctx, req.NamespacedName, &fleet); err != nil {
+		if apierrors.IsNotFound(err) {
+			// Its overlays stay, and so does everything that they own.
+			r.board.forget(req.NamespacedName)
+			r.mirrors.drop(req.NamespacedName)
+			r.metrics.forgetFleet(req.NamespacedName)
+		}
+		return ctrl.Result{}, client.IgnoreNotFound(err)
+	}
+	run := &fleetRun{fleetReconciler: r, name: req.NamespacedName, fleet: &fleet, status: *fleet.Status.DeepCopy()}
+	err := run.steps(ctx)
+	if ctx.Err() != nil {
+		return ctrl.Result{}, ctx.Err() // stopping: nothing that failed now means anything
+	}
+	run.status.LastHandledRequest = fleet.Annotations[v1alpha1.RequestedAtAnnotation]
+	if err := errors.Join(err, run.record(ctx)); err != nil && !errors.Is(err, errStop) {
+		return ctrl.Result{}, err
+	}
+	return ctrl.Result{RequeueAfter: r.jitter(fleet.Spec.Git.Interval.Duration)}, nil
+}
+
+func (run *fleetRun) steps(ctx context.Context) error {
+	for _, step := range fleetSteps {
+		if err := step.run(ctx, run); err != nil {
+			if errors.Is(err, errStop) {
+				return err
+			}
+			return fmt.Errorf("%s: %w", step.name, err)
+		}
+	}
+	return nil
+}
+
+// record writes what this reconciler owns of the Fleet's status, if it says
+// something new. The summary reconciler owns the rest.
+func (run *fleetRun) record(ctx context.Context) error {
+	return updateFleetStatus(ctx, run.client, run.reader, run.fleet, func(fleet *v1alpha1.Fleet) {
+		fleet.Status.ObservedGeneration = run.fleet.Generation
+		fleet.Status.ObservedRevision = run.status.ObservedRevision
+		fleet.Status.LastHandledRequest = run.status.LastHandledRequest
+		for _, kind := range []string{v1alpha1.FetchedCondition, v1alpha1.DiscoveredCondition} {
+			if c := meta.FindStatusCondition(run.status.Conditions, kind); c != nil {
+				meta.SetStatusCondition(&fleet.Status.Conditions, *c)
+			}
+		}
+	})
+}
+
+// updateFleetStatus changes a Fleet's status if the change makes a difference. Two
+// reconcilers write to it, so the patch names the version it is based on and is
+// made again on what is live after a conflict.
+func updateFleetStatus(ctx context.Context, c client.Client, live client.Reader, known *v1alpha1.Fleet, change func(*v1alpha1.Fleet)) error {
+	fleet := known.DeepCopy()
+	err := retry.RetryOnConflict(retry.DefaultRetry, func() error {
+		base := fleet.DeepCopy()
+		change(fleet)
+		if equality.Semantic.DeepEqual(base.Status, fleet.Status) {
+			return nil
+		}
+		err := c.Status().Patch(ctx, fleet, client.MergeFromWithOptions(base, client.MergeFromWithOptimisticLock{}))
+		if apierrors.IsConflict(err) {
+			if getErr := live.Get(ctx, client.ObjectKeyFromObject(known), fleet); getErr != nil {
+				return getErr
+			}
+		}
+		return err
+	})
+	if client.IgnoreNotFound(err) != nil {
+		return fmt.Errorf("record the status of Fleet %s: %w", client.ObjectKeyFromObject(known), err)
+	}
+	return nil
+}

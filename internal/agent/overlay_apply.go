@@ -1,0 +1,233 @@
+package agent
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	ctrl "sigs.k8s.io/controller-runtime"
+
+	"capstan.dev/capstan/api/v1alpha1"
+	"capstan.dev/capstan/internal/apply"
+	"capstan.dev/capstan/internal/capi"
+	"capstan.dev/capstan/internal/inventory"
+	"capstan.dev/capstan/internal/object"
+)
+
+const (
+	// clusterRetry is how often a Cluster is looked at that stops an overlay: one
+	// that is paused by somebody else, or on its way out.
+	clusterRetry = 10 * time.Second
+	maxHistory   = 10
+)
+
+// applyStep sends the objects that differ from what was applied last. The
+// inventory is written first, so a crash at any point leaves nothing that the
+// agent doesn't know of.
+func applyStep(ctx context.Context, run *overlayRun) error {
+	if run.gone || run.built == nil || len(run.built.Objects) == 0 {
+		return nil
+	}
+	if run.suspended() {
+		return errStop
+	}
+	changed := run.toSend()
+	if len(changed) == 0 {
+		run.status.Inventory, _ = inventory.WriteAhead(run.status.Inventory, run.built.Desired)
+		run.applied("nothing to send")
+		return nil
+	}
+	var news bool
+	known := uids(run.status.Inventory)
+	run.status.Inventory, news = inventory.WriteAhead(run.status.Inventory, run.built.Desired)
+	if news {
+		// A crash after this leaves entries of objects that may not exist; the next
+		// round finds out. A crash before it leaves nothing.
+		if err := run.save(ctx); err != nil {
+			return err
+		}
+	}
+	report, err := run.send(ctx, changed, known)
+	if err != nil {
+		return err
+	}
+	run.metrics.applied(report)
+	if report.Halted != nil {
+		return run.halted(report.Halted)
+	}
+	run.recordOutcomes(report)
+	if failures := report.Errors(); len(failures) > 0 {
+		return run.applyFailed(failures)
+	}
+	run.applied(counts(report))
+	return nil
+}
+
+// toSend lists the objects that have to be sent: those that changed, or all when a
+// person asked for it or when the Cluster was deleted and took others along.
+func (run *overlayRun) toSend() []object.ID {
+	last := meta.FindStatusCondition(run.status.Conditions, v1alpha1.AppliedCondition)
+	if run.requested || last != nil && last.Reason == v1alpha1.ClusterDeletingReason {
+		run.requested = true
+		ids := make([]object.ID, 0, len(run.built.Objects))
+		for _, u := range run.built.Objects {
+			ids = append(ids, object.IDOf(u))
+		}
+		return ids
+	}
+	return inventory.Changed(run.status.Inventory, run.built.Desired)
+}
+
+// send applies objects. Those that are live under another overlay of the fleet are
+// taken over from it, if it is known to have let go of them.
+func (run *overlayRun) send(ctx context.Context, ids []object.ID, known map[object.ID]types.UID) (apply.Report, error) {
+	applier, err := run.as()
+	if err != nil {
+		return apply.Report{}, err
+	}
+	req := apply.Request{
+		Owner: run.owner(), Objects: run.built.pick(ids), All: run.built.Objects,
+		Known: known, ReadAll: run.requested,
+	}
+	if run.built.Cluster != nil {
+		id := object.IDOf(run.built.Cluster)
+		req.Cluster, req.GitPaused = &id, capi.Paused(run.built.Cluster)
+	}
+	report, err := applier.Apply(ctx, req)
+	if err != nil || report.Halted != nil {
+		return report, err
+	}
+	var owned []object.ID
+	for _, failure := range report.Errors() {
+		if failure.Reason == v1alpha1.OwnedByOtherReason {
+			owned = append(owned, failure.ID)
+		}
+	}
+	from, err := run.takeovers(ctx, owned)
+	if err != nil || len(from) == 0 {
+		return report, err
+	}
+	ctrl.LoggerFrom(ctx).Info("taking objects over from other overlays", "objects", len(from))
+	req.TakeOverFrom = from
+	if report, err = applier.Apply(ctx, req); err == nil {
+		run.wakeFormer(from)
+	}
+	return report, err
+}
+
+// as returns the Applier with the rights that the Fleet asks for.
+func (run *overlayRun) as() (Applier, error) {
+	if run.applier != nil {
+		return run.applier, nil
+	}
+	applier, err := run.overlayReconciler.applier(run.fleetName.Namespace, run.view.serviceAccount)
+	if err != nil {
+		return nil, fmt.Errorf("act as ServiceAccount %s/%s: %w", run.fleetName.Namespace, run.view.serviceAccount, err)
+	}
+	run.applier = applier
+	return applier, nil
+}
+
+// recordOutcomes puts what happened into the inventory.
+func (run *overlayRun) recordOutcomes(report apply.Report) {
+	digests := make(map[object.ID]string, len(run.built.Desired))
+	for _, d := range run.built.Desired {
+		digests[inventory.IDOf(d.Ref)] = d.Digest
+	}
+	var outcomes []inventory.Outcome
+	for _, o := range report.Outcomes {
+		if attempted(o.Action) {
+			outcomes = append(outcomes, inventory.Outcome{Ref: o.Ref, Digest: digests[o.ID], Applied: o.Err == nil})
+		}
+	}
+	run.status.Inventory = inventory.Record(run.status.Inventory, outcomes)
+}
+
+// attempted reports whether an object was written, or may have been. One that was
+// left alone on request counts as well: it is not sent again until Git changes it.
+func attempted(action apply.Action) bool {
+	switch action {
+	case apply.ActionCreated, apply.ActionConfigured, apply.ActionUnchanged, apply.ActionSkipped, apply.ActionFailed:
+		return true
+	default:
+		return false
+	}
+}
+
+// applied records that the API server has accepted everything.
+func (run *overlayRun) applied(summary string) {
+	run.handled()
+	if run.status.AppliedRevision != run.status.DesiredRevision || run.status.RenderDigest != run.built.Digest {
+		run.events = append(run.events, notice{corev1.EventTypeNormal, "Applied", "Apply", run.status.DesiredRevision + ": " + summary})
+		run.status.History = slices.Insert(run.status.History, 0, v1alpha1.HistoryEntry{
+			Revision: run.status.DesiredRevision, RenderDigest: run.built.Digest,
+			Time: metav1.Time{Time: run.clock.Now()}.Rfc3339Copy(), Message: summary,
+		})
+		run.status.History = run.status.History[:min(len(run.status.History), maxHistory)]
+	}
+	run.status.AppliedRevision = run.status.DesiredRevision
+	run.status.RenderDigest = run.built.Digest
+	run.recovered(v1alpha1.AppliedCondition, run.status.DesiredRevision)
+	run.condition(v1alpha1.AppliedCondition, metav1.ConditionTrue, v1alpha1.SucceededReason, fmt.Sprintf("%d objects", len(run.built.Objects)))
+}
+
+// halted records what keeps the agent from writing to any object of the overlay.
+func (run *overlayRun) halted(halt *apply.Error) error {
+	run.fail(v1alpha1.AppliedCondition, halt.Reason, halt.Message)
+	run.handled()
+	run.again(clusterRetry)
+	// Objects that have left Git are still looked after: a deletion that was
+	// approved must go on while the Cluster is on its way out.
+	return nil
+}
+
+// applyFailed records all errors of all objects at once.
+func (run *overlayRun) applyFailed(failures []*apply.Error) error {
+	reason, transient := failures[0].Reason, true
+	lines := make([]string, 0, len(failures)+1)
+	if len(failures) > 1 {
+		lines = append(lines, fmt.Sprintf("%d objects failed:", len(failures)))
+	}
+	for _, f := range failures {
+		lines = append(lines, f.Error())
+		if !f.Transient && transient {
+			reason, transient = f.Reason, false
+		}
+	}
+	run.fail(v1alpha1.AppliedCondition, reason, strings.Join(lines, "\n"))
+	run.handled()
+	run.again(0)
+	return errStop
+}
+
+// counts says what an apply did.
+func counts(report apply.Report) string {
+	n := map[apply.Action]int{}
+	for _, o := range report.Outcomes {
+		n[o.Action]++
+	}
+	var parts []string
+	for _, action := range []apply.Action{apply.ActionCreated, apply.ActionConfigured, apply.ActionUnchanged, apply.ActionSkipped} {
+		if n[action] > 0 {
+			parts = append(parts, fmt.Sprintf("%d %s", n[action], strings.ToLower(string(action))))
+		}
+	}
+	return strings.Join(parts, ", ")
+}
+
+// uids lists the objects that the overlay is known to own.
+func uids(entries []v1alpha1.InventoryEntry) map[object.ID]types.UID {
+	known := make(map[object.ID]types.UID, len(entries))
+	for _, e := range entries {
+		if e.UID != "" && e.Digest != "" {
+			known[inventory.IDOf(e.ObjectReference)] = e.UID
+		}
+	}
+	return known
+}

@@ -1,0 +1,62 @@
+package agent
+
+import (
+	"context"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"capstan.dev/capstan/api/v1alpha1"
+)
+
+// observeStep looks at what the fleet reconciler has published.
+func observeStep(ctx context.Context, run *overlayRun) error {
+	run.view = run.board.view(run.fleetName)
+	if run.view == nil {
+		// Git has not been read since the start, or the Fleet is gone. Either way
+		// nothing is known, so nothing is done; publishing asks for us again.
+		return errStop
+	}
+	digester, err := run.overlayReconciler.key.get(ctx)
+	if err != nil {
+		return err
+	}
+	run.digester = digester
+	run.gone = !run.view.paths[run.overlay.Spec.Path]
+	if !run.gone && run.name.Name != OverlayName(run.fleetName.Name, run.overlay.Spec.Path) {
+		run.fail(v1alpha1.RenderedCondition, v1alpha1.InvalidSpecReason,
+			"the overlay of this path must be named "+OverlayName(run.fleetName.Name, run.overlay.Spec.Path)+"; delete this ClusterOverlay")
+		return errStop
+	}
+	request := run.overlay.Annotations[v1alpha1.RequestedAtAnnotation]
+	run.requested = request != "" && request != run.status.LastHandledRequest
+	if !run.view.covers(run.overlay) {
+		// Its inventory is empty and it is not known whether it owned anything
+		// before: the next look at the Fleet finds out.
+		run.again(2 * time.Second)
+		return errStop
+	}
+	if len(run.status.Inventory) == 0 && run.status.AppliedRevision == "" {
+		for _, ref := range run.view.adopted[run.name.Name] {
+			run.status.Inventory = append(run.status.Inventory, v1alpha1.InventoryEntry{ObjectReference: ref, State: v1alpha1.EntryIntent})
+		}
+	}
+	if run.suspended() {
+		run.condition(v1alpha1.ReadyCondition, metav1.ConditionUnknown, v1alpha1.SuspendedReason, suspendedMessage)
+	}
+	return nil
+}
+
+const suspendedMessage = "suspended; nothing is written to the overlay's objects"
+
+// suspended reports whether the overlay or its Fleet is suspended. Such an overlay
+// is still rendered, because others must know what it claims.
+func (run *overlayRun) suspended() bool {
+	return run.overlay.Spec.Suspend || run.view != nil && run.view.suspended
+}
+
+// covers reports whether it is known what an overlay owned before it had an
+// inventory.
+func (v *view) covers(o *v1alpha1.ClusterOverlay) bool {
+	return len(o.Status.Inventory) > 0 || o.Status.AppliedRevision != "" || v.scanned[o.UID] || v.scannedNames[o.Name]
+}

@@ -1,0 +1,296 @@
+package agent
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"capstan.dev/capstan/api/v1alpha1"
+	"capstan.dev/capstan/internal/apply"
+	"capstan.dev/capstan/internal/capi"
+	"capstan.dev/capstan/internal/inventory"
+	"capstan.dev/capstan/internal/object"
+)
+
+const (
+	// deletionRetry is how often a deletion under way is looked at.
+	deletionRetry = 2 * time.Second
+	// retainedRetry is how often an object is looked at that has left Git and is
+	// still in use.
+	retainedRetry = time.Minute
+	// pruneRounds bounds the deletes of one reconciliation: those that are gone at
+	// once make room for the next.
+	pruneRounds = 4
+)
+
+// pruneStep deletes what has left Git, as far as [inventory.PlanPrune] allows. It
+// is reached only if everything that Git asks for was applied.
+func pruneStep(ctx context.Context, run *overlayRun) error {
+	if run.suspended() {
+		return errStop
+	}
+	desired, known := run.desired()
+	if !known {
+		return nil
+	}
+	if len(inventory.Leaving(run.status.Inventory, desired)) == 0 && run.status.PendingDeletion == nil && run.approval() == "" {
+		run.condition(v1alpha1.PendingDeletionCondition, metav1.ConditionFalse, v1alpha1.NothingPendingReason, "")
+		return nil
+	}
+	hold, wait := run.hold(len(desired) == 0)
+	if wait {
+		// Some overlay of the fleet is not rendered at this revision yet, and might
+		// have taken objects over. It asks for us when it is.
+		run.status.Inventory, _ = inventory.WriteAhead(run.status.Inventory, desired)
+		return nil
+	}
+	for range pruneRounds {
+		again, err := run.pruneRound(ctx, desired, hold)
+		if err != nil || !again {
+			return err
+		}
+	}
+	run.again(deletionRetry)
+	return nil
+}
+
+// desired lists what Git asks for; known is false if that is not known.
+func (run *overlayRun) desired() (desired []inventory.Desired, known bool) {
+	switch {
+	case run.gone:
+		return nil, true
+	case run.built != nil:
+		return run.built.Desired, true
+	case run.rendering == nil || run.rendering.err != nil:
+		return nil, false
+	}
+	for _, c := range run.rendering.claims {
+		desired = append(desired, inventory.Desired{Ref: c.ref, Digest: c.digest})
+	}
+	return desired, true
+}
+
+func (run *overlayRun) approval() string {
+	return run.overlay.Annotations[v1alpha1.ApproveDeletionAnnotation]
+}
+
+// hold says what forbids every deletion now, or that it is too early to tell.
+func (run *overlayRun) hold(whole bool) (hold string, wait bool) {
+	settled, failing := run.board.settle(run.fleetName, run.overlay.Spec.Path)
+	switch {
+	case !settled:
+		return "", true
+	case len(failing) > 0:
+		return fmt.Sprintf("nothing is deleted while overlays of the fleet do not render, because they may hold these objects now: %s", strings.Join(failing, ", ")), false
+	case whole && (run.status.PendingDeletion == nil || !run.status.PendingDeletion.Approved):
+		if n := run.board.leavingWhole(run.fleetName); n > run.view.maxClusters {
+			return fmt.Sprintf("%d overlays have lost their directory or their content at once, spec.deletion.maxClusters of the Fleet allows %d: restore them or raise the limit", n, run.view.maxClusters), false
+		}
+	}
+	return "", false
+}
+
+// pruneRound looks at every object that has left Git, decides, records, and acts.
+// again asks for another round, because something changed.
+func (run *overlayRun) pruneRound(ctx context.Context, desired []inventory.Desired, hold string) (again bool, err error) {
+	run.status.Inventory, _ = inventory.WriteAhead(run.status.Inventory, desired)
+	in := inventory.PruneInput{
+		OverlayUID: run.overlay.UID, OverlayName: run.name.Name,
+		Whole: len(desired) == 0, Reason: run.pruneReason(len(desired) == 0),
+		Previous: run.status.PendingDeletion, Approval: run.approval(), Hold: hold,
+		NamespacesInUse: run.board.namespaces(run.fleetName, run.overlay.Spec.Path),
+	}
+	if in.Candidates, err = run.candidates(ctx, desired); err != nil {
+		return false, err
+	}
+	plan := inventory.PlanPrune(in)
+	run.take(plan, desired, hold)
+	if plan.VoidApproval != "" {
+		// Before the set is recorded: a restart must not find both the annotation
+		// and a set that matches it again.
+		if err := run.dropApproval(ctx); err != nil {
+			return false, err
+		}
+	}
+	if plan.AcceptedApproval {
+		// First the status, then the annotation, then deeds. A crash in between
+		// finds the approval in the status and goes on with it.
+		if err := run.save(ctx); err != nil {
+			return false, err
+		}
+		return true, run.dropApproval(ctx)
+	}
+	if hold != "" {
+		run.again(retainedRetry)
+	}
+	return run.delete(ctx, plan)
+}
+
+// candidates reads the live state of what has left Git.
+func (run *overlayRun) candidates(ctx context.Context, desired []inventory.Desired) ([]inventory.Candidate, error) {
+	applier, err := run.as()
+	if err != nil {
+		return nil, err
+	}
+	leaving := inventory.Leaving(run.status.Inventory, desired)
+	ids := make([]object.ID, 0, len(leaving))
+	for _, e := range leaving {
+		ids = append(ids, inventory.IDOf(e.ObjectReference))
+	}
+	handed := run.board.claimants(run.fleetName, run.overlay.Spec.Path, ids)
+	candidates := make([]inventory.Candidate, 0, len(leaving))
+	for i, entry := range leaving {
+		c := inventory.Candidate{Entry: entry, OwnerLabel: run.name.Name, HandedTo: handed[ids[i]]}
+		c.Live, c.ReadError = applier.Get(ctx, entry.ObjectReference)
+		if apply.IsNotFound(c.ReadError) {
+			c.Live, c.ReadError = nil, nil
+		}
+		if c.Live != nil && c.ReadError == nil {
+			c.Users, c.ReadError = run.users(ctx, applier, entry, ids)
+		}
+		candidates = append(candidates, c)
+	}
+	return candidates, nil
+}
+
+// users lists live objects that need one that has left Git: those that are made
+// from a template, and Clusters in a Namespace that don't leave with it.
+func (run *overlayRun) users(ctx context.Context, applier Applier, entry v1alpha1.InventoryEntry, leaving []object.ID) ([]string, error) {
+	id := inventory.IDOf(entry.ObjectReference)
+	switch {
+	case capi.IsTemplate(id.GroupKind()):
+		return applier.TemplateUsers(ctx, entry.ObjectReference)
+	case id.GroupKind() == schema.GroupKind{Kind: "Namespace"}:
+		names, err := applier.ClustersIn(ctx, id.Name)
+		names = slices.DeleteFunc(names, func(name string) bool {
+			return slices.ContainsFunc(leaving, func(l object.ID) bool {
+				return capi.IsCluster(l.GroupKind()) && l.Namespace == id.Name && l.Name == name
+			})
+		})
+		for i := range names {
+			names[i] = "Cluster " + id.Name + "/" + names[i]
+		}
+		return names, err
+	}
+	return nil, nil
+}
+
+// pruneReason says why objects leave.
+func (run *overlayRun) pruneReason(whole bool) string {
+	switch {
+	case run.gone:
+		return v1alpha1.PathRemovedReason
+	case whole:
+		return v1alpha1.EmptyRenderReason
+	default:
+		return v1alpha1.ObjectsRemovedReason
+	}
+}
+
+// take puts a plan into the status to be recorded.
+func (run *overlayRun) take(plan inventory.PrunePlan, desired []inventory.Desired, hold string) {
+	run.status.Inventory = inventory.AfterPlan(run.status.Inventory, desired, plan)
+	run.status.PendingDeletion = plan.Pending
+	switch pending := plan.Pending; {
+	case pending != nil && pending.Approved:
+		message := pending.Message
+		if plan.Waiting != "" {
+			message = plan.Waiting
+		}
+		run.condition(v1alpha1.PendingDeletionCondition, metav1.ConditionTrue, v1alpha1.TeardownReason, message)
+	case pending != nil:
+		run.pendingSeen(pending, hold)
+	default:
+		run.held(plan)
+	}
+	for _, note := range plan.Notes {
+		run.events = append(run.events, notice{corev1.EventTypeNormal, "Prune", "Prune", note})
+	}
+	if plan.VoidApproval != "" {
+		run.events = append(run.events, notice{corev1.EventTypeWarning, "ApprovalVoid", "Prune", plan.VoidApproval})
+	}
+}
+
+// pendingSeen announces a deletion that waits for an approval.
+func (run *overlayRun) pendingSeen(pending *v1alpha1.PendingDeletion, hold string) {
+	if before := run.overlay.Status.PendingDeletion; before == nil || before.Hash != pending.Hash {
+		run.events = append(run.events, notice{corev1.EventTypeWarning, v1alpha1.AwaitingApprovalReason, "Prune", pending.Message})
+	}
+	if hold != "" {
+		run.condition(v1alpha1.PendingDeletionCondition, metav1.ConditionTrue, v1alpha1.PruneHeldReason, hold+"; "+pending.Message)
+		return
+	}
+	run.condition(v1alpha1.PendingDeletionCondition, metav1.ConditionTrue, v1alpha1.AwaitingApprovalReason,
+		pending.Message+fmt.Sprintf("; approve with: capstan approve -n %s %s", run.name.Namespace, run.name.Name))
+}
+
+// held says what is kept although it has left Git, if anything.
+func (run *overlayRun) held(plan inventory.PrunePlan) {
+	for _, e := range plan.Keep {
+		run.condition(v1alpha1.PendingDeletionCondition, metav1.ConditionFalse, v1alpha1.PruneHeldReason,
+			fmt.Sprintf("%d objects have left Git and are kept; %s: %s", len(plan.Keep), inventory.IDOf(e.ObjectReference), e.Message))
+		return
+	}
+	run.condition(v1alpha1.PendingDeletionCondition, metav1.ConditionFalse, v1alpha1.NothingPendingReason, "")
+}
+
+// delete acts on a plan whose intent is on record.
+func (run *overlayRun) delete(ctx context.Context, plan inventory.PrunePlan) (again bool, err error) {
+	if len(plan.Delete) == 0 {
+		switch {
+		case plan.Waiting != "":
+			run.again(deletionRetry)
+		case len(plan.Keep) > 0 && (plan.Pending == nil || plan.Pending.Approved):
+			run.again(retainedRetry)
+		}
+		return false, nil
+	}
+	if err := run.save(ctx); err != nil {
+		return false, err
+	}
+	applier, err := run.as()
+	if err != nil {
+		return false, err
+	}
+	for _, ref := range plan.Delete {
+		outcome, err := applier.Delete(ctx, ref, run.owner())
+		if err != nil {
+			return false, err // what is left is still in the inventory
+		}
+		if outcome == apply.DeleteDeleted {
+			run.metrics.deleted(ref.Kind)
+		}
+	}
+	return true, nil // the next round sees what is gone
+}
+
+// dropApproval removes the annotation: an approval is used once.
+func (run *overlayRun) dropApproval(ctx context.Context) error {
+	return run.patchMetadata(ctx, "remove the used approval", func(o *v1alpha1.ClusterOverlay) {
+		delete(o.Annotations, v1alpha1.ApproveDeletionAnnotation)
+	})
+}
+
+// retireStep deletes the ClusterOverlay of a directory that is gone, once nothing
+// is left that it owns.
+func retireStep(ctx context.Context, run *overlayRun) error {
+	if !run.gone || len(run.status.Inventory) > 0 || run.status.PendingDeletion != nil || run.suspended() {
+		return nil
+	}
+	if err := run.save(ctx); err != nil { // an empty inventory: releasing it orphans nothing
+		return err
+	}
+	uid := run.overlay.UID
+	err := run.client.Delete(ctx, run.overlay, client.Preconditions{UID: &uid})
+	if client.IgnoreNotFound(err) != nil {
+		return fmt.Errorf("delete the ClusterOverlay of a directory that is gone: %w", err)
+	}
+	return errStop
+}

@@ -1,0 +1,285 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"sync"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/tools/events"
+	"k8s.io/utils/clock"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"capstan.dev/capstan/api/v1alpha1"
+	"capstan.dev/capstan/internal/apply"
+	"capstan.dev/capstan/internal/object"
+)
+
+// Applier reads and writes managed objects. Its errors that can be told apart are
+// *apply.Error.
+type Applier interface {
+	Apply(ctx context.Context, req apply.Request) (apply.Report, error)
+	Get(ctx context.Context, ref v1alpha1.ObjectReference) (*unstructured.Unstructured, error)
+	Delete(ctx context.Context, ref v1alpha1.ObjectReference, owner apply.Owner) (apply.DeleteOutcome, error)
+	ClustersIn(ctx context.Context, namespace string) ([]string, error)
+	TemplateUsers(ctx context.Context, template v1alpha1.ObjectReference) ([]string, error)
+}
+
+// overlayReconciler brings one overlay at a time to the management cluster.
+type overlayReconciler struct {
+	client client.Client // cached reads
+	// applier returns the Applier that acts under a ServiceAccount.
+	applier  func(namespace, serviceAccount string) (Applier, error)
+	key      *digestKey
+	board    *board
+	recorder events.EventRecorder
+	metrics  *metrics
+	clock    clock.PassiveClock
+
+	written  *written
+	attempts *attempts
+}
+
+// overlayRun is one reconciliation of one overlay, filled in by its steps.
+type overlayRun struct {
+	*overlayReconciler
+
+	name      types.NamespacedName
+	fleetName types.NamespacedName
+	overlay   *v1alpha1.ClusterOverlay
+	status    v1alpha1.ClusterOverlayStatus // to be recorded at the end
+
+	view      *view
+	applier   Applier
+	digester  object.Digester
+	gone      bool       // the directory is no overlay of the commit
+	requested bool       // a person asked for a full comparison
+	built     *Built     // what the overlay renders, nil if it was not rendered now
+	rendering *rendering // what is known of the render at this view
+	events    []notice
+	// settled is false while something is left to do that no event will announce;
+	// retry says when to look again, 0 leaves it to the back-off.
+	settled bool
+	retry   time.Duration
+}
+
+type notice struct{ kind, reason, action, message string }
+
+type overlayStep struct {
+	name string
+	run  func(context.Context, *overlayRun) error
+}
+
+// overlaySteps is the whole of what happens to an overlay.
+var overlaySteps = []overlayStep{
+	{"release", releaseStep},
+	{"observe", observeStep},
+	{"render", renderStep},
+	{"claim", claimStep},
+	{"apply", applyStep},
+	{"prune", pruneStep},
+	{"retire", retireStep},
+}
+
+// Reconcile runs the steps, then records the outcome whatever it was.
+func (r *overlayReconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Result, error) {
+	var overlay v1alpha1.ClusterOverlay
+	if err := r.client.Get(ctx, req.NamespacedName, &overlay); err != nil {
+		if apierrors.IsNotFound(err) {
+			r.written.forget(req.NamespacedName)
+			r.attempts.succeeded(req.NamespacedName)
+			r.metrics.forgetOverlay(req.NamespacedName)
+		}
+		return ctrl.Result{}, client.IgnoreNotFound(err)
+	}
+	r.written.newer(&overlay)
+	run := &overlayRun{
+		overlayReconciler: r, name: req.NamespacedName, overlay: &overlay,
+		fleetName: types.NamespacedName{Namespace: overlay.Namespace, Name: overlay.Spec.FleetRef.Name},
+		status:    *overlay.Status.DeepCopy(), settled: true,
+	}
+	err := run.steps(ctx)
+	if ctx.Err() != nil {
+		// Stopping. What was written ahead is on record; the next start goes on from it.
+		return ctrl.Result{}, ctx.Err()
+	}
+	if err == nil || errors.Is(err, errStop) {
+		err = run.record(ctx)
+	} else {
+		err = errors.Join(err, run.record(ctx))
+	}
+	if apierrors.IsConflict(err) { // somebody changed the overlay meanwhile: look again
+		return ctrl.Result{RequeueAfter: time.Second}, nil
+	}
+	return run.result(ctx, err)
+}
+
+func (run *overlayRun) steps(ctx context.Context) error {
+	for _, step := range overlaySteps {
+		if err := step.run(ctx, run); err != nil {
+			if errors.Is(err, errStop) {
+				return err
+			}
+			return fmt.Errorf("%s: %w", step.name, err)
+		}
+	}
+	return nil
+}
+
+// result decides when to look again. Errors are logged here, once, and retried
+// with a back-off of our own: the queue's would start at milliseconds.
+func (run *overlayRun) result(ctx context.Context, err error) (ctrl.Result, error) {
+	switch {
+	case err != nil:
+		delay := run.attempts.failed(run.name)
+		ctrl.LoggerFrom(ctx).Error(err, "reconcile failed", "retryAfter", delay.String())
+		return ctrl.Result{RequeueAfter: delay}, nil
+	case run.settled:
+		run.attempts.succeeded(run.name)
+		return ctrl.Result{}, nil
+	case run.retry > 0:
+		return ctrl.Result{RequeueAfter: run.retry}, nil
+	default:
+		return ctrl.Result{RequeueAfter: run.attempts.failed(run.name)}, nil
+	}
+}
+
+// again asks for another look, after a delay or, if that is 0, by back-off.
+func (run *overlayRun) again(delay time.Duration) {
+	if run.settled || (delay > 0 && (run.retry == 0 || delay < run.retry)) {
+		run.retry = delay
+	}
+	run.settled = false
+}
+
+// condition sets a condition in the status to be recorded.
+func (run *overlayRun) condition(kind string, status metav1.ConditionStatus, reason, message string) {
+	setCondition(&run.status.Conditions, run.overlay.Generation, kind, status, reason, message)
+}
+
+// fail sets a condition to False. An event goes with it if that is news.
+func (run *overlayRun) fail(kind, reason, message string) {
+	was := meta.FindStatusCondition(run.overlay.Status.Conditions, kind)
+	if was == nil || was.Status != metav1.ConditionFalse || was.Reason != reason || was.Message != truncate(message) {
+		run.events = append(run.events, notice{corev1.EventTypeWarning, reason, kind, message})
+	}
+	run.condition(kind, metav1.ConditionFalse, reason, message)
+}
+
+// record writes the status, if it says something new, and then the events.
+func (run *overlayRun) record(ctx context.Context) error {
+	if run.overlay.UID != "" && run.overlay.DeletionTimestamp.IsZero() {
+		run.status.ObservedGeneration = run.overlay.Generation
+		summarise(&run.status, run.overlay.Generation)
+		if err := run.save(ctx); err != nil {
+			return err
+		}
+		run.metrics.recorded(run.fleetName, run.overlay)
+	}
+	for _, e := range run.events {
+		run.recorder.Eventf(run.overlay, nil, e.kind, e.reason, e.action, "%s", truncate(e.message))
+	}
+	run.events = nil
+	return nil
+}
+
+// save writes the status as it stands. The patch names the version of the overlay
+// that the decision was based on: a stale reader can't overwrite an inventory.
+func (run *overlayRun) save(ctx context.Context) error {
+	run.status.Objects = int32(len(run.status.Inventory)) //nolint:gosec // at most 2,000
+	if equality.Semantic.DeepEqual(run.overlay.Status, run.status) {
+		return nil
+	}
+	base := run.overlay.DeepCopy()
+	run.overlay.Status = *run.status.DeepCopy()
+	err := run.client.Status().Patch(ctx, run.overlay, client.MergeFromWithOptions(base, client.MergeFromWithOptimisticLock{}))
+	if err != nil {
+		run.overlay.Status = base.Status
+		return fmt.Errorf("record the status: %w", err)
+	}
+	run.written.remember(run.overlay)
+	return nil
+}
+
+// written remembers the overlays as last written, because the cache lags behind
+// our own writes, and a decision about deletion must not be made on an old status.
+type written struct {
+	mu   sync.Mutex
+	last map[types.NamespacedName]*v1alpha1.ClusterOverlay
+}
+
+func (w *written) remember(o *v1alpha1.ClusterOverlay) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.last[client.ObjectKeyFromObject(o)] = o.DeepCopy()
+}
+
+// newer replaces an overlay read from the cache by what was written last, if that
+// is newer.
+func (w *written) newer(o *v1alpha1.ClusterOverlay) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	key := client.ObjectKeyFromObject(o)
+	last := w.last[key]
+	if last == nil {
+		return
+	}
+	if last.UID == o.UID && resourceVersion(last) > resourceVersion(o) {
+		last.DeepCopyInto(o)
+		return
+	}
+	delete(w.last, key) // the cache has caught up
+}
+
+func (w *written) forget(key types.NamespacedName) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	delete(w.last, key)
+}
+
+// resourceVersion orders versions of one object. That is allowed since Kubernetes
+// 1.35 (KEP-5504), and true of every API server on etcd before.
+func resourceVersion(o client.Object) uint64 {
+	v, err := strconv.ParseUint(o.GetResourceVersion(), 10, 64)
+	if err != nil {
+		return 0
+	}
+	return v
+}
+
+// attempts counts failures in a row, for the back-off.
+type attempts struct {
+	first, most time.Duration
+	mu          sync.Mutex
+	count       map[types.NamespacedName]int
+}
+
+// failed returns the delay until the next attempt: doubling from first to most.
+func (a *attempts) failed(key types.NamespacedName) time.Duration {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	delay := a.first
+	for range a.count[key] {
+		if delay *= 2; delay >= a.most {
+			return a.most
+		}
+	}
+	a.count[key]++
+	return delay
+}
+
+func (a *attempts) succeeded(key types.NamespacedName) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	delete(a.count, key)
+}

@@ -1,0 +1,61 @@
+package agent
+
+import (
+	"context"
+	"fmt"
+
+	corev1 "k8s.io/api/core/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
+
+	"capstan.dev/capstan/api/v1alpha1"
+)
+
+// releaseStep lets go of an overlay that a person has deleted. Its objects stay as
+// they are; if the directory is still in Git the fleet reconciler makes the
+// overlay anew, and it finds them again by their labels.
+func releaseStep(ctx context.Context, run *overlayRun) error {
+	if run.overlay.DeletionTimestamp.IsZero() {
+		return run.ensureFinalizer(ctx)
+	}
+	if !controllerutil.ContainsFinalizer(run.overlay, v1alpha1.OverlayFinalizer) {
+		return errStop
+	}
+	if n := len(run.overlay.Status.Inventory); n > 0 {
+		run.recorder.Eventf(run.overlay, nil, corev1.EventTypeWarning, "Orphaned", "Release",
+			"the ClusterOverlay was deleted; its %d objects stay in the cluster, nothing else was deleted", n)
+	}
+	if err := run.removeFinalizer(ctx); err != nil {
+		return err
+	}
+	return errStop
+}
+
+// ensureFinalizer covers overlays that a person has created.
+func (run *overlayRun) ensureFinalizer(ctx context.Context) error {
+	if controllerutil.ContainsFinalizer(run.overlay, v1alpha1.OverlayFinalizer) {
+		return nil
+	}
+	return run.patchMetadata(ctx, "add the finalizer", func(o *v1alpha1.ClusterOverlay) {
+		controllerutil.AddFinalizer(o, v1alpha1.OverlayFinalizer)
+	})
+}
+
+func (run *overlayRun) removeFinalizer(ctx context.Context) error {
+	return run.patchMetadata(ctx, "remove the finalizer", func(o *v1alpha1.ClusterOverlay) {
+		controllerutil.RemoveFinalizer(o, v1alpha1.OverlayFinalizer)
+	})
+}
+
+// patchMetadata changes the overlay's metadata, on the version that was read.
+func (run *overlayRun) patchMetadata(ctx context.Context, what string, change func(*v1alpha1.ClusterOverlay)) error {
+	base := run.overlay.DeepCopy()
+	changed := run.overlay.DeepCopy()
+	change(changed)
+	if err := run.client.Patch(ctx, changed, client.MergeFromWithOptions(base, client.MergeFromWithOptimisticLock{})); err != nil {
+		return fmt.Errorf("%s: %w", what, client.IgnoreNotFound(err))
+	}
+	run.overlay = changed
+	run.written.remember(changed)
+	return nil
+}

@@ -1,0 +1,106 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	ctrl "sigs.k8s.io/controller-runtime"
+
+	"capstan.dev/capstan/api/v1alpha1"
+	"capstan.dev/capstan/internal/apply"
+	"capstan.dev/capstan/internal/render"
+)
+
+// renderStep renders the overlay, unless it is known that the same inputs are
+// applied already.
+func renderStep(ctx context.Context, run *overlayRun) error {
+	if run.gone {
+		return nil
+	}
+	path := run.overlay.Spec.Path
+	run.rendering = run.board.rendering(run.fleetName, path, run.view)
+	if run.rendering != nil && run.rendering.err == nil && !run.needsObjects() {
+		return nil
+	}
+	if run.rendering != nil && run.rendering.err != nil && !run.requested {
+		run.renderFailed(run.rendering)
+		return errStop
+	}
+	done := run.metrics.rendering()
+	built, err := Build(ctx, BuildInput{
+		Tree: run.view.tree, Owner: run.owner(), Substitution: run.view.substitution, Digester: run.digester,
+	})
+	done(err)
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	if errors.Is(err, render.ErrTree) {
+		return err // says nothing about the overlay: what it holds is not known now
+	}
+	r := &rendering{sequence: run.view.sequence, closure: built.Closure, variables: built.Variables, err: err}
+	r.inputs = inputsDigest(run.digester, r.closure, r.variables, run.view)
+	if err == nil {
+		if r.claims, err = built.claims(run.digester); err != nil {
+			return err
+		}
+	}
+	run.rendering = r
+	run.board.rendered(run.fleetName, path, r)
+	if r.inputs != run.status.InputsDigest {
+		run.status.InputsDigest = r.inputs
+		run.status.DesiredRevision = run.view.revision.String()
+	}
+	if r.err != nil {
+		run.renderFailed(r)
+		return errStop
+	}
+	run.built = built
+	run.status.Cluster = built.clusterName()
+	message := fmt.Sprintf("%d objects", len(built.Objects))
+	if len(built.Warnings) > 0 {
+		message += "; " + strings.Join(built.Warnings, "; ")
+		ctrl.LoggerFrom(ctx).V(1).Info("render has warnings", "warnings", built.Warnings)
+	}
+	run.recovered(v1alpha1.RenderedCondition, message)
+	run.condition(v1alpha1.RenderedCondition, metav1.ConditionTrue, v1alpha1.SucceededReason, message)
+	return nil
+}
+
+// owner is what the overlay's objects are labelled with.
+func (run *overlayRun) owner() apply.Owner {
+	return apply.Owner{
+		FleetNamespace: run.fleetName.Namespace, FleetName: run.fleetName.Name,
+		Overlay: run.name.Name, Path: run.overlay.Spec.Path,
+	}
+}
+
+// needsObjects reports whether the rendered objects are needed although the inputs
+// are unchanged: not everything is applied, or a full comparison was asked for.
+func (run *overlayRun) needsObjects() bool {
+	applied := meta.IsStatusConditionTrue(run.status.Conditions, v1alpha1.AppliedCondition)
+	return run.requested || !applied || run.status.AppliedRevision != run.status.DesiredRevision ||
+		run.status.InputsDigest != run.rendering.inputs
+}
+
+// renderFailed says why the overlay doesn't render. What is applied stays.
+func (run *overlayRun) renderFailed(r *rendering) {
+	run.fail(v1alpha1.RenderedCondition, reasonOf(r.err), r.err.Error())
+	run.handled()
+}
+
+// recovered notes that a condition that was False no longer is.
+func (run *overlayRun) recovered(kind, message string) {
+	if meta.IsStatusConditionFalse(run.overlay.Status.Conditions, kind) {
+		run.events = append(run.events, notice{corev1.EventTypeNormal, v1alpha1.SucceededReason, kind, message})
+	}
+}
+
+// handled acknowledges a person's request.
+func (run *overlayRun) handled() {
+	run.status.LastHandledRequest = run.overlay.Annotations[v1alpha1.RequestedAtAnnotation]
+}
