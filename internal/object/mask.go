@@ -23,9 +23,10 @@ const (
 var secretFields = map[schema.GroupKind][]string{
 	{Kind: "Secret"}: {"data.*", "stringData.*"},
 
-	{Group: "controlplane.cluster.x-k8s.io", Kind: "TalosControlPlane"}: talosConfig("spec.controlPlaneConfig.*"),
-	{Group: "bootstrap.cluster.x-k8s.io", Kind: "TalosConfig"}:          append(talosConfig("spec"), "status.talosConfig"),
-	{Group: "bootstrap.cluster.x-k8s.io", Kind: "TalosConfigTemplate"}:  talosConfig("spec.template.spec"),
+	{Group: "controlplane.cluster.x-k8s.io", Kind: "TalosControlPlane"}:         talosConfig("spec.controlPlaneConfig.*"),
+	{Group: "controlplane.cluster.x-k8s.io", Kind: "TalosControlPlaneTemplate"}: talosConfig("spec.template.spec.controlPlaneConfig.*"),
+	{Group: "bootstrap.cluster.x-k8s.io", Kind: "TalosConfig"}:                  append(talosConfig("spec"), "status.talosConfig"),
+	{Group: "bootstrap.cluster.x-k8s.io", Kind: "TalosConfigTemplate"}:          talosConfig("spec.template.spec"),
 
 	{Group: "controlplane.cluster.x-k8s.io", Kind: "KubeadmControlPlane"}:         kubeadmConfig("spec.kubeadmConfigSpec"),
 	{Group: "controlplane.cluster.x-k8s.io", Kind: "KubeadmControlPlaneTemplate"}: kubeadmConfig("spec.template.spec.kubeadmConfigSpec"),
@@ -41,14 +42,21 @@ func kubeadmConfig(prefix string) []string {
 	return []string{
 		prefix + ".files.*.content", prefix + ".users.*.passwd",
 		prefix + ".preKubeadmCommands", prefix + ".postKubeadmCommands", prefix + ".bootCommands",
+		prefix + ".joinConfiguration.discovery.file.kubeConfig",
 		prefix + ".joinConfiguration.discovery.bootstrapToken", prefix + ".joinConfiguration.discovery.tlsBootstrapToken",
 		prefix + ".initConfiguration.bootstrapTokens", prefix + ".clusterConfiguration.apiServer.extraArgs",
 		prefix + ".ignition.containerLinuxConfig.additionalConfig",
 	}
 }
 
-// lastApplied repeats the whole object, secrets included, in one string.
-const lastApplied = "kubectl.kubernetes.io/last-applied-configuration"
+// copies are annotations that repeat the whole object, secrets included, in one
+// string.
+var copies = []string{
+	"kubectl.kubernetes.io/last-applied-configuration",
+	"cluster.x-k8s.io/conversion-data", // cluster-api v1.14 util/conversion: the hub version's content
+	"objectset.rio.cattle.io/applied",  // Rancher Fleet
+	"kapp.k14s.io/original",
+}
 
 // MaskPair returns copies of two states of one object with secret material
 // replaced. Where the two differ the replacements differ too, so that a
@@ -62,24 +70,12 @@ func MaskPair(before, after *unstructured.Unstructured) (maskedBefore, maskedAft
 		}
 	}
 	maskedBefore, maskedAfter = before.DeepCopy(), after.DeepCopy()
+	b, a := content(maskedBefore), content(maskedAfter)
 	for _, field := range fields {
-		b, a := any(nil), any(nil)
-		if maskedBefore != nil {
-			b = maskedBefore.Object
-		}
-		if maskedAfter != nil {
-			a = maskedAfter.Object
-		}
 		maskPath(b, a, strings.Split(field, "."))
 	}
-	for _, u := range []*unstructured.Unstructured{maskedBefore, maskedAfter} {
-		if u == nil {
-			continue
-		}
-		if annotations := u.GetAnnotations(); annotations[lastApplied] != "" {
-			annotations[lastApplied] = Masked
-			u.SetAnnotations(annotations)
-		}
+	for _, annotation := range copies {
+		maskPath(b, a, []string{"metadata", "annotations", annotation})
 	}
 	return maskedBefore, maskedAfter
 }
@@ -90,19 +86,35 @@ func Mask(u *unstructured.Unstructured) *unstructured.Unstructured {
 	return masked
 }
 
-// maskPath masks the value at a path in both states at once.
-func maskPath(before, after any, path []string) {
-	if path[0] != "*" && len(path) == 1 {
-		maskKey(before, after, path[0])
-		return
+// content returns what an object holds; nil for no object.
+func content(u *unstructured.Unstructured) any {
+	if u == nil {
+		return nil
 	}
+	return u.Object
+}
+
+// maskPath masks the value at a path in both states at once. Where a path goes on
+// and the value is no container, as in a malformed manifest, the value is masked
+// as a whole.
+func maskPath(before, after any, path []string) {
 	for _, key := range keys(before, after, path[0]) {
-		if len(path) == 1 {
+		b, a := child(before, key), child(after, key)
+		if len(path) == 1 || scalar(b) || scalar(a) {
 			maskKey(before, after, key)
 			continue
 		}
-		maskPath(child(before, key), child(after, key), path[1:])
+		maskPath(b, a, path[1:])
 	}
+}
+
+// scalar tells whether there is a value that holds no others.
+func scalar(value any) bool {
+	switch value.(type) {
+	case nil, map[string]any, []any:
+		return false
+	}
+	return true
 }
 
 // maskKey replaces one key of both states.

@@ -3,8 +3,11 @@ package object
 import (
 	"cmp"
 	"encoding/base64"
+	"encoding/json"
+	"fmt"
 	"maps"
 	"slices"
+	"strconv"
 	"strings"
 
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -16,6 +19,9 @@ const scrubbed = "***"
 // minSecret is the length below which a value is not looked for: it would be
 // found by accident everywhere and is no secret worth the name.
 const minSecret = 4
+
+// minPart is the same for a part of a line, such as "true" in "enabled: true".
+const minPart = 8
 
 // Scrub takes the secret values of an object out of a text that may quote them,
 // such as an API server's answer to that object. Looked for are the values of the
@@ -31,8 +37,8 @@ func Scrub(text string, u *unstructured.Unstructured) string {
 			collect(value, found)
 		}
 	}
-	if applied := u.GetAnnotations()[lastApplied]; applied != "" {
-		addSecret(applied, found)
+	for _, annotation := range copies {
+		collect(u.GetAnnotations()[annotation], found)
 	}
 	// Long ones first: a secret may be part of another.
 	secrets := slices.SortedFunc(maps.Keys(found), func(a, b string) int {
@@ -46,7 +52,7 @@ func Scrub(text string, u *unstructured.Unstructured) string {
 
 // valuesAt returns what is at a path, in which "*" stands for any key or index.
 func valuesAt(state any, path []string) []any {
-	if len(path) == 0 {
+	if len(path) == 0 || scalar(state) {
 		return []any{state}
 	}
 	var values []any
@@ -58,7 +64,7 @@ func valuesAt(state any, path []string) []any {
 	return values
 }
 
-// collect adds every string below a secret value. Keys of maps are not secret.
+// collect adds every value below a secret one. Keys of maps are not secret.
 func collect(value any, found map[string]bool) {
 	switch v := value.(type) {
 	case string:
@@ -66,6 +72,12 @@ func collect(value any, found map[string]bool) {
 		if decoded, err := base64.StdEncoding.DecodeString(v); err == nil {
 			addSecret(string(decoded), found)
 		}
+	case int64: // a password of digits without quotes
+		addForm(strconv.FormatInt(v, 10), minSecret, found)
+		addForm(fmt.Sprint(float64(v)), minSecret, found)
+	case float64:
+		addForm(strconv.FormatFloat(v, 'f', -1, 64), minSecret, found)
+		addForm(fmt.Sprint(v), minSecret, found)
 	case []any:
 		for _, element := range v {
 			collect(element, found)
@@ -77,32 +89,35 @@ func collect(value any, found map[string]bool) {
 	}
 }
 
-// addSecret adds a value in every form in which a text may quote it.
+// addSecret adds a text as a whole, each of its lines, and what stands in a line
+// after the key of a YAML or environment file.
 func addSecret(value string, found map[string]bool) {
-	for _, part := range append(strings.Split(value, "\n"), value) {
-		part = strings.TrimSpace(part)
-		forms := []string{part, base64.StdEncoding.EncodeToString([]byte(part)), quoted(part)}
-		// "key: value" of a YAML or environment file: the value alone, too.
-		if _, after, ok := strings.Cut(part, ": "); ok {
-			forms = append(forms, unquoted(after))
+	addForm(value, minSecret, found)
+	for line := range strings.SplitSeq(value, "\n") {
+		line = strings.TrimPrefix(strings.TrimSpace(line), "- ")
+		if strings.HasSuffix(line, ":") && !strings.ContainsAny(line, " \"'") {
+			continue // the key alone
 		}
-		if _, after, ok := strings.Cut(part, "="); ok {
-			forms = append(forms, unquoted(after))
-		}
-		for _, form := range forms {
-			if len(form) >= minSecret {
-				found[form] = true
+		addForm(line, minSecret, found)
+		for _, separator := range []string{": ", "="} {
+			if _, after, ok := strings.Cut(line, separator); ok {
+				addForm(strings.Trim(strings.TrimSpace(after), `"'`), minPart, found)
 			}
 		}
 	}
-	if encoded := base64.StdEncoding.EncodeToString([]byte(value)); len(value) >= minSecret {
-		found[encoded] = true
+}
+
+// addForm adds a text in every form in which a message may quote it.
+func addForm(text string, least int, found map[string]bool) {
+	text = strings.TrimSpace(text)
+	if len(text) < least {
+		return
+	}
+	quoted := strconv.Quote(text)
+	found[text] = true
+	found[quoted[1:len(quoted)-1]] = true
+	found[base64.StdEncoding.EncodeToString([]byte(text))] = true
+	if encoded, err := json.Marshal(text); err == nil {
+		found[string(encoded[1:len(encoded)-1])] = true
 	}
 }
-
-// quoted is a value as it stands between the quotes of a Go or JSON string.
-func quoted(value string) string {
-	return strings.NewReplacer(`\`, `\\`, `"`, `\"`, "\n", `\n`, "\t", `\t`, "\r", `\r`).Replace(value)
-}
-
-func unquoted(value string) string { return strings.Trim(strings.TrimSpace(value), `"'`) }

@@ -63,12 +63,9 @@ func (c Change) entry() entry {
 		Group: c.ID.Group, Kind: c.ID.Kind, Namespace: c.ID.Namespace, Name: c.ID.Name,
 		Action: c.Action, Error: c.message(), Note: c.scrub(c.Note),
 	}
-	before, after := c.states()
-	switch {
-	case before != nil && after != nil:
-		e.Fields = Fields(before, after)
-	case after != nil:
-		e.Object = after.Object
+	e.Fields = c.Fields()
+	if u := c.created(); u != nil {
+		e.Object = u.Object
 	}
 	return e
 }

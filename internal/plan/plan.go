@@ -66,8 +66,10 @@ type Change struct {
 	// Action is what would happen.
 	Action Action
 	// Before is the live object, nil if there is none. After is what a dry-run
-	// answered, nil for an object that leaves. Both hold secret material: they are
-	// shown only through [Plan.Text], [Plan.JSON] and [Change.Fields].
+	// answered, or the manifest if there is no answer; nil for an object that
+	// leaves. Both hold secret material: they are shown only through [Plan.Text],
+	// [Plan.JSON] and [Change.Fields], and what they hold is taken out of Error
+	// and Note. So give the refused manifest with an Error.
 	Before, After *unstructured.Unstructured
 	// Error is why the API server refuses the object.
 	Error string
@@ -121,10 +123,23 @@ func (p Plan) sorted() []Change {
 	return changes
 }
 
-// Fields lists the fields that would change, masked.
+// Fields lists the fields that would change, masked. Only an update has any: a
+// manifest without a dry-run says too little to be compared with a live object.
 func (c Change) Fields() []FieldChange {
+	if c.Action != Update || c.Before == nil || c.After == nil {
+		return nil
+	}
 	before, after := c.states()
 	return Fields(before, after)
+}
+
+// created returns the object that would be created, masked, or nil.
+func (c Change) created() *unstructured.Unstructured {
+	if c.After == nil || c.Action != Create && (c.Action != NotChecked || c.Before != nil) {
+		return nil
+	}
+	_, after := c.states()
+	return after
 }
 
 // states returns both states as they may be shown.

@@ -92,16 +92,10 @@ func (w *writer) change(c Change) error {
 			w.line("!", "    "+line)
 		}
 	}
-	before, after := c.states()
-	switch {
-	case c.Action == Create || c.Before == nil && c.After != nil:
-		return w.created(after)
-	case c.After != nil && c.Before != nil:
-		for _, f := range Fields(before, after) {
-			w.field(f)
-		}
+	for _, f := range c.Fields() {
+		w.field(f)
 	}
-	return nil
+	return w.created(c.created())
 }
 
 // created shows a whole object.
