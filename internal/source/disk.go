@@ -151,8 +151,9 @@ func initMirror(dir string) error {
 	if err := os.WriteFile(filepath.Join(dir, "config"), []byte("[core]\n\trepositoryformatversion = 0\n\tbare = true\n"), 0o600); err != nil {
 		return diskError(err)
 	}
-	// Last: a mirror without it counts as half-written.
-	return diskError(os.WriteFile(filepath.Join(dir, "HEAD"), []byte("ref: "+trackedRef+"\n"), 0o600))
+	// Last: a mirror without it counts as half-written. Git wants a branch here,
+	// which need not exist.
+	return diskError(os.WriteFile(filepath.Join(dir, "HEAD"), []byte("ref: refs/heads/none\n"), 0o600))
 }
 
 // tracked returns the commit or tag that the mirror was last brought to; zero if

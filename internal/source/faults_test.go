@@ -11,39 +11,50 @@ import (
 	"capstan.dev/capstan/internal/source"
 )
 
-// short is a timeout for servers that never answer.
-const short = 50 * time.Millisecond
+const (
+	// short is a timeout for servers that never answer.
+	short = 50 * time.Millisecond
+	// ample is one for servers that answer an ls-remote, however busy the machine
+	// is, and then never again.
+	ample = 3 * time.Second
+)
 
 func TestServerFaults(t *testing.T) {
 	repo := gittest.NewRepo(t)
 	repo.Commit(map[string]string{"f": "1"}, "first")
-	server := repo.HTTP()
+	stall, drip := (*gittest.HTTPServer).Stall, func(after int64) func(*gittest.HTTPServer) gittest.Fault {
+		return func(s *gittest.HTTPServer) gittest.Fault { return s.Drip(after) }
+	}
+	plain := func(f gittest.Fault) func(*gittest.HTTPServer) gittest.Fault {
+		return func(*gittest.HTTPServer) gittest.Fault { return f }
+	}
 	tests := []struct {
 		name    string
 		request gittest.Request
-		fault   gittest.Fault
+		fault   func(*gittest.HTTPServer) gittest.Fault
 		timeout time.Duration
 		want    source.Reason
 		words   []string
 	}{
-		{"ls-remote stalls", gittest.InfoRefs, server.Stall(), short, source.Timeout, []string{"listing references", "50ms"}},
-		{"fetch stalls", gittest.UploadPack, server.Stall(), short, source.Timeout, []string{"fetching", "50ms"}},
-		{"ls-remote stops halfway", gittest.InfoRefs, server.Drip(40), short, source.Timeout, nil},
-		{"pack stops halfway", gittest.UploadPack, server.Drip(60), short, source.Timeout, nil},
-		{"ls-remote breaks off", gittest.InfoRefs, gittest.Cut(40), 0, source.ServerUnavailable, nil},
-		{"pack breaks off", gittest.UploadPack, gittest.Cut(60), 0, source.ServerUnavailable, nil},
-		{"pack breaks off at once", gittest.UploadPack, gittest.Cut(0), 0, source.ServerUnavailable, nil},
-		{"ls-remote 500", gittest.InfoRefs, gittest.Status(http.StatusInternalServerError), 0, source.ServerUnavailable, []string{"500"}},
-		{"fetch 503", gittest.UploadPack, gittest.Status(http.StatusServiceUnavailable), 0, source.ServerUnavailable, []string{"503"}},
-		{"forbidden", gittest.InfoRefs, gittest.Status(http.StatusForbidden), 0, source.AuthenticationFailed, nil},
-		{"gone", gittest.InfoRefs, gittest.Status(http.StatusNotFound), 0, source.RepositoryNotFound, nil},
+		{"ls-remote stalls", gittest.InfoRefs, stall, short, source.Timeout, []string{"listing references", "50ms"}},
+		{"fetch stalls", gittest.UploadPack, stall, ample, source.Timeout, []string{"fetching", "3s"}},
+		{"ls-remote stops halfway", gittest.InfoRefs, drip(40), short, source.Timeout, nil},
+		{"pack stops halfway", gittest.UploadPack, drip(60), ample, source.Timeout, []string{"fetching"}},
+		{"ls-remote breaks off", gittest.InfoRefs, plain(gittest.Cut(40)), 0, source.ServerUnavailable, nil},
+		{"pack breaks off", gittest.UploadPack, plain(gittest.Cut(60)), 0, source.ServerUnavailable, nil},
+		{"pack breaks off at once", gittest.UploadPack, plain(gittest.Cut(0)), 0, source.ServerUnavailable, nil},
+		{"ls-remote 500", gittest.InfoRefs, plain(gittest.Status(http.StatusInternalServerError)), 0, source.ServerUnavailable, []string{"500"}},
+		{"fetch 503", gittest.UploadPack, plain(gittest.Status(http.StatusServiceUnavailable)), 0, source.ServerUnavailable, []string{"503"}},
+		{"forbidden", gittest.InfoRefs, plain(gittest.Status(http.StatusForbidden)), 0, source.AuthenticationFailed, nil},
+		{"gone", gittest.InfoRefs, plain(gittest.Status(http.StatusNotFound)), 0, source.RepositoryNotFound, nil},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			m := open(t, source.Options{URL: repo.URL(), Timeout: tt.timeout})
-			server.SetFault(tt.request, tt.fault)
+			t.Parallel()
+			server := gittest.NewHTTP(t, gittest.HTTPOptions{})
+			m := open(t, source.Options{URL: server.URL(repo), Timeout: tt.timeout})
+			server.SetFault(tt.request, tt.fault(server))
 			_, err := m.Sync(t.Context())
-			server.SetFault(tt.request, nil)
 			wantReason(t, err, tt.want, append(tt.words, server.Base())...)
 		})
 	}

@@ -91,13 +91,14 @@ func (m *meter) RoundTrip(req *http.Request) (*http.Response, error) {
 	case strings.HasSuffix(req.URL.Path, "/"+transport.UploadPackServiceName):
 		limit = m.limits.PackBytes
 	}
-	resp.Body = &meteredBody{ReadCloser: resp.Body, meter: m, left: limit, ctx: req.Context()}
+	resp.Body = &meteredBody{ReadCloser: resp.Body, meter: m, limit: limit, left: limit, ctx: req.Context()}
 	return resp, nil
 }
 
 type meteredBody struct {
 	io.ReadCloser
 	meter *meter
+	limit int64
 	left  int64
 	ctx   context.Context // of the request, only to reach its watch
 }
@@ -109,10 +110,12 @@ func (b *meteredBody) Read(p []byte) (int, error) {
 		touch(b.ctx)
 	}
 	if b.left -= int64(n); b.left < 0 {
-		return n, errTooMuch
+		return 0, tooMuch(b.limit)
 	}
 	return n, err
 }
 
-// errTooMuch ends an answer that exceeds its limit.
-var errTooMuch = errorf(TooLarge, "the server sent more than the limit allows")
+// tooMuch ends an answer that exceeds its limit, in bytes.
+func tooMuch(limit int64) error {
+	return errorf(TooLarge, "the server sent more than the limit of %d bytes", limit)
+}

@@ -94,7 +94,7 @@ func (m *Mirror) fetch(c *conversation, t target, mirror string, have []plumbing
 	found := newStore(m.loc.display, "", m.limits)
 	found.use(folderFS(mirror))
 	defer found.close()
-	if !found.holds(t.want) {
+	if held, err := found.holds(t.want); err == nil && !held { // a damage shows when the tree is loaded
 		return errorf(RefNotFound, "commit %s is on no branch of the repository, and the server doesn't hand it out by hash", t.want)
 	}
 	return nil

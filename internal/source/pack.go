@@ -132,7 +132,7 @@ func diskError(err error) error {
 // reach: a tip and its nearest ancestors, for the case that the branch was reset.
 func haves(s *store, tip plumbing.Hash) []plumbing.Hash {
 	const limit = 128
-	if tip.IsZero() || !s.holds(tip) {
+	if ok, err := s.holds(tip); tip.IsZero() || !ok || err != nil {
 		return nil
 	}
 	seen := map[plumbing.Hash]bool{tip: true}

@@ -117,7 +117,7 @@ func (r *sshRemote) session(ctx context.Context) (_ transport.UploadPackSession,
 			return hostErr
 		},
 	}
-	metered := &meteredConn{Conn: conn, ctx: ctx, left: r.limits.PackBytes + maxAdvertisement, received: r.received}
+	metered := &meteredConn{Conn: conn, ctx: ctx, received: r.received}
 	c, chans, reqs, err := ssh.NewClientConn(metered, r.loc.host, config)
 	if hostErr != nil {
 		return nil, hostErr
@@ -126,7 +126,7 @@ func (r *sshRemote) session(ctx context.Context) (_ transport.UploadPackSession,
 		return nil, r.handshakeError(err)
 	}
 	s.client = ssh.NewClient(c, chans, reqs)
-	if err := s.start(r.loc.path); err != nil {
+	if err := s.start(r.loc.path, r.limits); err != nil {
 		return nil, err
 	}
 	return s, nil
@@ -171,7 +171,7 @@ type sshSession struct {
 	asked  bool // a pack was asked for
 }
 
-func (s *sshSession) start(path string) error {
+func (s *sshSession) start(path string, limits Limits) error {
 	var err error
 	if s.remote, err = s.client.NewSession(); err != nil {
 		return err
@@ -179,9 +179,11 @@ func (s *sshSession) start(path string) error {
 	if s.stdin, err = s.remote.StdinPipe(); err != nil {
 		return err
 	}
-	if s.stdout, err = s.remote.StdoutPipe(); err != nil {
+	stdout, err := s.remote.StdoutPipe()
+	if err != nil {
 		return err
 	}
+	s.stdout = &boundedReader{r: stdout, limit: limits.PackBytes, left: limits.PackBytes}
 	s.remote.Stderr = &s.stderr
 	return s.remote.Start(transport.UploadPackServiceName + " " + shellQuote(path))
 }
@@ -292,11 +294,10 @@ func (b *limitedBuffer) String() string {
 	return strings.TrimSpace(b.buf.String())
 }
 
-// meteredConn counts what is received, tells the watch and bounds the whole.
+// meteredConn counts what is received and tells the watch.
 type meteredConn struct {
 	net.Conn
 	ctx      context.Context // only to reach its watch
-	left     int64
 	received func(int)
 }
 
@@ -306,8 +307,19 @@ func (c *meteredConn) Read(p []byte) (int, error) {
 	if n > 0 {
 		touch(c.ctx)
 	}
-	if c.left -= int64(n); c.left < 0 {
-		return n, errTooMuch
+	return n, err
+}
+
+// boundedReader fails after a number of bytes.
+type boundedReader struct {
+	r           io.Reader
+	limit, left int64
+}
+
+func (b *boundedReader) Read(p []byte) (int, error) {
+	n, err := b.r.Read(p)
+	if b.left -= int64(n); b.left < 0 {
+		return 0, tooMuch(b.limit)
 	}
 	return n, err
 }

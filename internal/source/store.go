@@ -172,18 +172,22 @@ func (s *store) has(h plumbing.Hash) error {
 }
 
 // holds reports whether an object is in the present mirror; that one in the
-// previous mirror is not enough to skip a fetch. A miss leaves no mark.
-func (s *store) holds(h plumbing.Hash) bool {
+// previous mirror is not enough to skip a fetch. A miss leaves no mark. An error
+// means that the mirror is damaged.
+func (s *store) holds(h plumbing.Hash) (bool, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return !s.closed && len(s.generations) > 0 && s.generations[0].has(h) == nil
+	if s.closed || len(s.generations) == 0 {
+		return false, nil
+	}
+	return s.generations[0].holds(h)
 }
 
-// holdsAnywhere is holds for the previous mirror too.
+// holdsAnywhere is holds for the previous mirror too; damages count as misses.
 func (s *store) holdsAnywhere(h plumbing.Hash) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return !s.closed && slices.ContainsFunc(s.generations, func(g *generation) bool { return g.has(h) == nil })
+	return !s.closed && slices.ContainsFunc(s.generations, func(g *generation) bool { ok, _ := g.holds(h); return ok })
 }
 
 // each tries the generations in order until one can read the object.
@@ -236,6 +240,19 @@ func (g *generation) close() {
 	if g.handle != nil {
 		_ = g.handle.Close() // files opened for reading
 		g.handle = nil
+	}
+}
+
+func (g *generation) holds(h plumbing.Hash) (bool, error) {
+	err := g.has(h)
+	switch {
+	case err == nil:
+		return true, nil
+	case errors.Is(err, plumbing.ErrObjectNotFound):
+		return false, nil
+	default:
+		g.close() // after a damaged index, go-git would go on with those it read before
+		return false, err
 	}
 }
 

@@ -43,10 +43,12 @@ func (m *Mirror) syncOnce(ctx context.Context) (*Snapshot, error) {
 	if !damaged && m.isHeld(t) {
 		return m.hold(t, m.held.snapshot), nil
 	}
-	rebuilt := damaged
-	if damaged {
+	held, broken := m.store.holds(t.want)
+	rebuilt := damaged || broken != nil
+	if rebuilt {
+		m.log.Info("mirror is damaged, rebuilding it")
 		err = m.rebuild(c, t)
-	} else if !m.store.holds(t.want) {
+	} else if !held {
 		err = m.fetch(c, t, m.disk.mirror(), haves(m.store, tracked(m.disk.mirror())))
 	}
 	if err != nil {
@@ -173,7 +175,7 @@ func (m *Mirror) syncLocal(ctx context.Context) (*Snapshot, error) {
 		return m.hold(t, m.held.snapshot), nil
 	}
 	m.store.use(repo.fs)
-	if !t.listed && !m.store.holds(t.want) {
+	if held, err := m.store.holds(t.want); !t.listed && err == nil && !held {
 		return nil, errorf(RefNotFound, "commit %s is not in the repository", t.want)
 	}
 	snapshot, err := m.load(ctx, t)
