@@ -71,7 +71,14 @@ func (r *Repo) URL() string {
 // Git runs git in the repository and returns its trimmed standard output.
 func (r *Repo) Git(args ...string) string {
 	r.t.Helper()
+	return r.GitInput("", args...)
+}
+
+// GitInput is [Repo.Git] with standard input.
+func (r *Repo) GitInput(stdin string, args ...string) string {
+	r.t.Helper()
 	cmd := command(r.path, args...)
+	cmd.Stdin = strings.NewReader(stdin)
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
 	out, err := cmd.Output()

@@ -26,6 +26,9 @@ const (
 	CertificateInvalid Reason = "CertificateInvalid"
 	// RepositoryNotFound: the server doesn't know the repository.
 	RepositoryNotFound Reason = "RepositoryNotFound"
+	// RepositoryUnreadable: a local repository has no permission for us, or a format
+	// that can't be read (SHA-256, reftable).
+	RepositoryUnreadable Reason = "RepositoryUnreadable"
 	// EmptyRepository: the repository has no commit yet.
 	EmptyRepository Reason = "EmptyRepository"
 	// RefNotFound: the branch, tag, commit or reference doesn't exist (any more).

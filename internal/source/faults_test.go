@@ -36,7 +36,7 @@ func TestServerFaults(t *testing.T) {
 		want    source.Reason
 		words   []string
 	}{
-		{"ls-remote stalls", gittest.InfoRefs, stall, short, source.Timeout, []string{"listing references", "50ms"}},
+		{"ls-remote stalls", gittest.InfoRefs, stall, short, source.Timeout, []string{"listing references"}},
 		{"fetch stalls", gittest.UploadPack, stall, ample, source.Timeout, []string{"fetching", "3s"}},
 		{"ls-remote stops halfway", gittest.InfoRefs, drip(40), short, source.Timeout, nil},
 		{"pack stops halfway", gittest.UploadPack, drip(60), ample, source.Timeout, []string{"fetching"}},
@@ -122,7 +122,7 @@ func TestSilentSSHServer(t *testing.T) {
 	opts := source.Options{URL: ssh.URL(repo), Auth: source.Auth{SSHKey: ssh.Identity(""), KnownHosts: ssh.KnownHosts()}, Timeout: short}
 	ssh.Silence(true)
 	_, err := open(t, opts).Sync(t.Context())
-	wantReason(t, err, source.Timeout, "50ms")
+	wantReason(t, err, source.Timeout, opts.URL)
 }
 
 func TestCancelledCallerReturnsAndOthersGoOn(t *testing.T) {

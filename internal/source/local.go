@@ -27,11 +27,11 @@ func openLocal(path string) (localRepo, error) {
 	case errors.Is(err, git.ErrRepositoryNotExists):
 		return localRepo{}, errorf(RepositoryNotFound, "there is no Git repository in this folder")
 	case err != nil:
-		return localRepo{}, errorf(ServerUnavailable, "the repository can't be opened: %v", err)
+		return localRepo{}, errorf(RepositoryUnreadable, "the repository can't be opened: %v", err)
 	}
 	st, ok := repo.Storer.(*filesystem.Storage)
 	if !ok {
-		return localRepo{}, errorf(ServerUnavailable, "the repository's storage is of a kind that can't be read")
+		return localRepo{}, errorf(RepositoryUnreadable, "the repository's storage is of a kind that can't be read")
 	}
 	return localRepo{repo: repo, fs: st.Filesystem()}, nil
 }
@@ -41,7 +41,7 @@ func (l localRepo) advertised() (advertised, error) {
 	adv := advertised{refs: map[string]plumbing.Hash{}}
 	iter, err := l.repo.References()
 	if err != nil {
-		return advertised{}, errorf(ServerUnavailable, "the references can't be read: %v", err)
+		return advertised{}, errorf(RepositoryUnreadable, "the references can't be read: %v", err)
 	}
 	defer iter.Close()
 	for {
@@ -50,7 +50,7 @@ func (l localRepo) advertised() (advertised, error) {
 			break
 		}
 		if err != nil {
-			return advertised{}, errorf(ServerUnavailable, "the references can't be read: %v", err)
+			return advertised{}, errorf(RepositoryUnreadable, "the references can't be read: %v", err)
 		}
 		if ref.Type() == plumbing.HashReference && ref.Name() != plumbing.HEAD {
 			adv.refs[ref.Name().String()] = ref.Hash()

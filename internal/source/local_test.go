@@ -83,18 +83,22 @@ func TestLocalRepositoryLosesAnObject(t *testing.T) {
 	}
 }
 
-// TestLocalRepositoryRunsNothing opens a repository that would run programs if
-// git were executed, with no git to be found.
+func TestLocalRepositoryOfAnUnknownFormat(t *testing.T) {
+	repo := gittest.NewRepo(t)
+	repo.Commit(map[string]string{"f": "1"}, "first")
+	repo.Git("config", "core.repositoryFormatVersion", "1")
+	repo.Git("config", "extensions.refStorage", "reftable")
+	_, err := open(t, source.Options{URL: repo.Path(), AllowLocal: true}).Sync(t.Context())
+	wantReason(t, err, source.RepositoryUnreadable, repo.Path())
+}
+
+// TestLocalRepositoryRunsNothing opens a repository with no git to be found.
 func TestLocalRepositoryRunsNothing(t *testing.T) {
 	repo := gittest.NewRepo(t)
 	repo.Commit(map[string]string{"f": "1"}, "first")
-	git, err := exec.LookPath("git")
-	if err != nil {
-		t.Fatal(err)
-	}
 	t.Setenv("PATH", t.TempDir())
-	if _, err := exec.LookPath(git); err != nil {
-		t.Skip("git isn't found by its path")
+	if _, err := exec.LookPath("git"); err == nil {
+		t.Fatal("git is still found; the test shows nothing")
 	}
 	m := open(t, source.Options{URL: repo.FileURL(), AllowLocal: true})
 	if got := read(t, mustSync(t, m).Tree, "f"); got != "1" {

@@ -1,11 +1,9 @@
 package source_test
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"io/fs"
-	"os/exec"
 	"strings"
 	"testing"
 
@@ -167,7 +165,7 @@ func TestLimits(t *testing.T) {
 			for i := range 10 {
 				fmt.Fprintf(&list, "040000 tree %s\td%d\n", hash, i)
 			}
-			hash = mktree(t, bomb, list.String())
+			hash = bomb.GitInput(list.String(), "mktree")
 		}
 		bomb.Branch("main", bomb.Git("commit-tree", "-m", "bomb", hash))
 		_, err := open(t, source.Options{URL: bomb.URL()}).Sync(t.Context())
@@ -182,7 +180,7 @@ func TestTreesThatNoCheckoutCouldHold(t *testing.T) {
 	m := open(t, source.Options{URL: repo.URL()})
 	mustSync(t, m)
 	for _, name := range []string{"..", ".git"} {
-		repo.Branch("main", repo.Git("commit-tree", "-p", first, "-m", "bad", mktree(t, repo, "100644 blob "+blob+"\t"+name+"\n")))
+		repo.Branch("main", repo.Git("commit-tree", "-p", first, "-m", "bad", repo.GitInput("100644 blob "+blob+"\t"+name+"\n", "mktree")))
 		_, err := m.Sync(t.Context())
 		wantReason(t, err, source.TreeInvalid, fmt.Sprintf("%q", name), repo.URL())
 	}
@@ -191,17 +189,6 @@ func TestTreesThatNoCheckoutCouldHold(t *testing.T) {
 	}
 	repo.Branch("main", first)
 	mustSync(t, m)
-}
-
-func mktree(t *testing.T, repo *gittest.Repo, list string) string {
-	t.Helper()
-	cmd := exec.Command("git", "-C", repo.Path(), "mktree")
-	cmd.Stdin = strings.NewReader(list)
-	out, err := cmd.Output()
-	if err != nil {
-		t.Fatalf("git mktree: %v", err)
-	}
-	return string(bytes.TrimSpace(out))
 }
 
 // TestMirrorIsAGitRepository lets git itself judge what the mirror holds.
@@ -213,12 +200,9 @@ func TestMirrorIsAGitRepository(t *testing.T) {
 	mustSync(t, m)
 	want := repo.Commit(map[string]string{"f": "2"}, "second")
 	mustSync(t, m)
-	out, err := exec.Command("git", "-C", mirrorPath(t, dir), "fsck", "--full", "--strict").CombinedOutput()
-	if err != nil {
-		t.Errorf("git fsck: %v\n%s", err, out)
-	}
-	out, err = exec.Command("git", "-C", mirrorPath(t, dir), "for-each-ref", "--format=%(refname) %(objectname)").Output()
-	if err != nil || string(out) != "refs/capstan/tracked "+want+"\n" {
-		t.Errorf("references %q, %v", out, err)
+	mirror := mirrorPath(t, dir)
+	repo.Git("-C", mirror, "fsck", "--full", "--strict") // fails the test
+	if got := repo.Git("-C", mirror, "for-each-ref", "--format=%(refname) %(objectname)"); got != "refs/capstan/tracked "+want {
+		t.Errorf("references %q", got)
 	}
 }
