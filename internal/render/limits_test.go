@@ -35,7 +35,7 @@ func TestLimits(t *testing.T) {
 		limits Limits
 		want   string
 	}{
-		{"diamond", diamond, Limits{}, "opens more than 4096 files"},
+		{"diamond", diamond, Limits{MaxFiles: 300}, "opens more than 300 files"},
 		{"files", plain, Limits{MaxFiles: 2}, "overlay/b.yaml: the overlay opens more than 2 files"},
 		{"bytes", plain, Limits{MaxBytes: 90}, "overlay/b.yaml: the overlay reads more than 90 bytes"},
 		{"objects", plain, Limits{MaxObjects: 1}, "overlay/b.yaml: the overlay has more than 1 objects"},
