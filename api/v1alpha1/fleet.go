@@ -47,7 +47,7 @@ type FleetSpec struct {
 	//
 	// +kubebuilder:default={}
 	// +optional
-	Overlays OverlaysSpec `json:"overlays,omitempty"`
+	Overlays OverlaysSpec `json:"overlays,omitzero"`
 
 	// Substitute turns on ${VAR} and ${VAR:=default} in rendered objects. If it
 	// is absent nothing is substituted.
@@ -59,7 +59,7 @@ type FleetSpec struct {
 	//
 	// +kubebuilder:default={}
 	// +optional
-	Deletion DeletionSpec `json:"deletion,omitempty"`
+	Deletion DeletionSpec `json:"deletion,omitzero"`
 
 	// ServiceAccountName is a ServiceAccount in the Fleet's namespace under whose
 	// rights managed objects are read and written. If it is empty the agent's own
@@ -90,7 +90,7 @@ type GitSpec struct {
 	//
 	// +kubebuilder:default={branch: main}
 	// +optional
-	Ref GitRef `json:"ref,omitempty"`
+	Ref GitRef `json:"ref,omitzero"`
 
 	// Interval between two looks at the remote, jittered by 10 %. A webhook or
 	// `capstan reconcile` comes on top.
@@ -98,14 +98,14 @@ type GitSpec struct {
 	// +kubebuilder:default="1m"
 	// +kubebuilder:validation:XValidation:rule="duration(self) >= duration('1s')",message="interval must be at least 1s"
 	// +optional
-	Interval metav1.Duration `json:"interval,omitempty"`
+	Interval metav1.Duration `json:"interval,omitzero"`
 
 	// Timeout of one conversation with the remote.
 	//
 	// +kubebuilder:default="60s"
 	// +kubebuilder:validation:XValidation:rule="duration(self) >= duration('1s')",message="timeout must be at least 1s"
 	// +optional
-	Timeout metav1.Duration `json:"timeout,omitempty"`
+	Timeout metav1.Duration `json:"timeout,omitzero"`
 
 	// SecretRef names a Secret in the Fleet's namespace with credentials, by key:
 	// username and password, or bearerToken, for https and http; identity,
@@ -261,7 +261,7 @@ type FleetStatus struct {
 	// Overlays counts the overlays by state.
 	//
 	// +optional
-	Overlays OverlayCounts `json:"overlays,omitempty"`
+	Overlays OverlayCounts `json:"overlays,omitzero"`
 
 	// Conditions: Fetched, Discovered, Ready.
 	//

@@ -14,6 +14,7 @@ import (
 	"go.uber.org/zap/zapcore"
 	utilruntime "k8s.io/apimachinery/pkg/util/runtime"
 	"k8s.io/client-go/kubernetes/scheme"
+	"k8s.io/klog/v2"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/healthz"
@@ -65,6 +66,7 @@ func run(ctx context.Context, a *app, o runOptions) error {
 		return err
 	}
 	ctrl.SetLogger(logger)
+	klog.SetLogger(logger)
 	config, namespace, err := a.connect()
 	if err != nil {
 		return err
