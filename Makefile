@@ -1,0 +1,100 @@
+# Everything here works on a machine with only Go, git and make. The first run builds
+# kube-apiserver and etcd from their Go modules (about 5 minutes on two cores) and
+# keeps them in bin/. Set KUBEBUILDER_ASSETS to a folder with both to use those instead.
+
+.POSIX:
+.DELETE_ON_ERROR:
+# go is parallel by itself; two of these at once only get into each other's way.
+.NOTPARALLEL:
+
+# The linker gets the version that -buildvcs would stamp, and -mod=vendor or a go.work
+# above this folder would build something else than go.mod says.
+override GOFLAGS := $(strip $(filter-out -mod=% -buildvcs%,$(GOFLAGS)) -buildvcs=false)
+export GOFLAGS
+export GOWORK = off
+
+# Empty without git; the binary then says what Go knows.
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null)
+
+# tools/<tool>/go.mod is the only place that names the version of a tool.
+pinned = $(shell sed -n 's,^[[:space:]]*$(2) \(v[^ ]*\).*,\1,p' tools/$(1)/go.mod)
+KUBE_VERSION = $(call pinned,kube-apiserver,k8s.io/kubernetes)
+ETCD_VERSION = $(call pinned,etcd,go.etcd.io/etcd/server/v3)
+CONTROLLER_GEN_VERSION = $(call pinned,controller-gen,sigs.k8s.io/controller-tools)
+GOLANGCI_LINT_VERSION = $(call pinned,golangci-lint,github.com/golangci/golangci-lint/v2)
+
+# Clients parse the version that the API server reports, so it is linked in.
+kube_minor = $(word 2,$(subst ., ,$(KUBE_VERSION)))
+kube_version_package = k8s.io/component-base/version
+KUBE_LDFLAGS = $(strip -s -w -X $(kube_version_package).gitVersion=$(KUBE_VERSION) \
+	-X $(kube_version_package).gitMajor=1 -X $(kube_version_package).gitMinor=$(kube_minor))
+
+.PHONY: build
+build: ## Build bin/capstan
+	@mkdir -p bin
+	go build -ldflags '-X main.version=$(VERSION)' -o bin/.capstan.tmp.$$$$ ./cmd/agent && mv bin/.capstan.tmp.$$$$ bin/capstan
+
+.PHONY: demo
+demo: envtest build ## Show Capstan at work: API server, Git repository, agent; Ctrl-C ends it
+	@echo "building the demo"
+	@cd dev && go build -o ../bin/.capstan-demo.tmp.$$$$ ./demo && mv ../bin/.capstan-demo.tmp.$$$$ ../bin/capstan-demo
+	@exec bin/capstan-demo
+
+.PHONY: test
+test: envtest ## Vet and test everything; the race detector on what needs no API server
+	@hack/test.sh
+
+.PHONY: check
+check: verify lint test-race ## All that a change must pass: verify, lint, and test with the race detector everywhere
+
+.PHONY: test-race
+test-race: envtest
+	@hack/test.sh --race-all
+
+.PHONY: bench
+bench: envtest ## Measure renders, and a fleet of 500 overlays against a real API server
+	go test -run '^$$' -bench . -benchmem ./internal/render/
+	CAPSTAN_BENCH=1 go test -count=1 -timeout 60m -v -run TestFleet ./internal/bench/
+
+.PHONY: generate
+generate: controller-gen ## Write deep copies and CRDs from the types in api/
+	@hack/generate.sh
+
+.PHONY: verify
+verify: controller-gen ## Fail if something generated, formatted or tidied is out of date
+	@hack/verify.sh
+
+.PHONY: lint
+lint: golangci-lint ## Run golangci-lint
+	bin/golangci-lint run ./...
+	cd dev && ../bin/golangci-lint run ./...
+
+.PHONY: envtest
+envtest: ## Build kube-apiserver and etcd into bin/, unless KUBEBUILDER_ASSETS has them
+	@if [ -n "$$KUBEBUILDER_ASSETS" ]; then \
+		echo "using kube-apiserver and etcd of KUBEBUILDER_ASSETS=$$KUBEBUILDER_ASSETS"; \
+		hack/assets.sh; \
+	else \
+		hack/tool.sh kube-apiserver k8s.io/kubernetes/cmd/kube-apiserver '$(KUBE_VERSION)' '$(KUBE_LDFLAGS)' 'about 4 minutes' && \
+		hack/tool.sh etcd go.etcd.io/etcd/server/v3 '$(ETCD_VERSION)' '-s -w' 'about half a minute'; \
+	fi
+
+.PHONY: controller-gen
+controller-gen:
+	@hack/tool.sh controller-gen sigs.k8s.io/controller-tools/cmd/controller-gen '$(CONTROLLER_GEN_VERSION)' '-s -w' 'about half a minute'
+
+.PHONY: golangci-lint
+golangci-lint:
+	@hack/tool.sh golangci-lint github.com/golangci/golangci-lint/v2/cmd/golangci-lint '$(GOLANGCI_LINT_VERSION)' '-s -w' 'about 4 minutes'
+
+.PHONY: clean
+clean: ## Remove what was built from this repository; keep the tools
+	rm -rf bin/capstan bin/capstan-demo bin/.*.tmp.*
+
+.PHONY: distclean
+distclean: ## Remove bin/, tools included
+	rm -rf bin
+
+.PHONY: help
+help: ## List these targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-10s %s\n", $$1, $$2}' Makefile
