@@ -6,6 +6,7 @@ import (
 	"path"
 	"slices"
 	"strings"
+	"unicode"
 
 	"capstan.dev/capstan/internal/tree"
 	"sigs.k8s.io/kustomize/api/types"
@@ -43,6 +44,8 @@ func (c *checker) resolve(fieldName, value string) (string, tree.Kind, error) {
 		return "", "", c.fail(fieldName, value, "a path is empty")
 	case isRemote(value):
 		return "", "", c.fail(fieldName, value, fmt.Sprintf("%q would be fetched from outside; copy it into this repository", value))
+	case strings.ContainsFunc(value, unicode.IsControl):
+		return "", "", c.fail(fieldName, value, "a path holds a control character; rename the file")
 	case path.IsAbs(value):
 		return "", "", c.fail(fieldName, value, fmt.Sprintf("%q is absolute; write it relative to the directory of this file", value))
 	}

@@ -4,6 +4,7 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"capstan.dev/capstan/internal/tree"
@@ -102,5 +103,23 @@ func TestWorkingCopy(t *testing.T) {
 	}
 	if toYAML(t, disk.Objects) != toYAML(t, commit.Objects) || disk.Closure.Digest() != commit.Closure.Digest() {
 		t.Error("they differ")
+	}
+}
+
+// TestVariablesOfFailure: a render that lacks values names the variables it knows of.
+func TestVariablesOfFailure(t *testing.T) {
+	t.Parallel()
+	files := map[string]string{
+		"o/kustomization.yaml": "resources: [a.yaml]\n",
+		"o/a.yaml":             "apiVersion: x/v1\nkind: X\nmetadata: {name: a}\nspec: {a: \"${B} ${A} ${C:=c}\"}\n",
+	}
+	for _, values := range []map[string]string{nil, {"A": "a", "B": "b"}} {
+		r, err := Render(t.Context(), Input{Tree: tree.FromMap(files), Path: "o", Substitute: &Substitution{Values: values}})
+		if (err == nil) != (values != nil) || (err != nil && r.Objects != nil) {
+			t.Errorf("%v: %v", values, err)
+		}
+		if got := strings.Join(r.Variables, " "); got != "A B C" {
+			t.Errorf("variables %q", got)
+		}
 	}
 }

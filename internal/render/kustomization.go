@@ -102,7 +102,7 @@ func unmarshalReason(err error) string {
 	}
 	var typeErr *json.UnmarshalTypeError
 	if errors.As(err, &typeErr) {
-		return fmt.Sprintf("the field %s can't hold a %s", typeErr.Field, strings.Fields(typeErr.Value)[0])
+		return fmt.Sprintf("the field %s can't hold a %s; quote it if it is a text", typeErr.Field, strings.Fields(typeErr.Value)[0])
 	}
 	return "this is not a valid kustomization: " + yamlReason(err)
 }

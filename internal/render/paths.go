@@ -38,12 +38,12 @@ func isRemote(value string) bool {
 			return true
 		}
 	}
-	// With more than one line it is an inline document, which url.Parse refuses.
-	if strings.ContainsAny(v, "\n\r") {
-		return false
+	if userAtHost.MatchString(v) {
+		return true
 	}
-	return userAtHost.MatchString(v) || strings.Contains(v, "://") ||
-		strings.Contains(v, "?ref=") || strings.Contains(v, "?version=")
+	// With more than one line it is an inline document, which may speak of URLs.
+	return !strings.ContainsAny(v, "\n\r") && (strings.Contains(v, "://") ||
+		strings.Contains(v, "?ref=") || strings.Contains(v, "?version="))
 }
 
 // join resolves a path that a file in dir names; false if it leaves the tree.

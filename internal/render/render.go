@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"sync"
 
+	jsonpatch "gopkg.in/evanphx/json-patch.v4" // the one that kustomize applies patches with
+
 	"capstan.dev/capstan/internal/object"
 	"capstan.dev/capstan/internal/tree"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -52,22 +54,28 @@ type Result struct {
 	Variables []string
 }
 
+// maxCopied is how many bytes the copy operations of one JSON patch may copy.
+const maxCopied = 8 << 20
+
 var primed sync.Once
 
-// Prime loads the schemas that kustomize keeps in variables of the process. After
-// that, renders only read them, so they need no lock among each other. Render
+// Prime sets what kustomize and its libraries keep in variables of the process:
+// schemas and a limit. After that, renders only read them, so they need no lock
+// among each other. Render
 // calls it; calling it early moves the cost (about 0.1 s) to the start.
 func Prime() {
 	primed.Do(func() {
 		// The error is about a version that isn't built in; none is asked for.
 		_ = openapi.SetSchema(nil, nil, true)
 		openapi.SchemaForResourceType(yaml.TypeMeta{APIVersion: "v1", Kind: "ConfigMap"})
+		// Each "copy" of a JSON patch can double an object; unlimited by default.
+		jsonpatch.AccumulatedCopySizeLimit = maxCopied
 	})
 }
 
 // Render renders one overlay. If it fails, the Result is not nil but holds only
-// the Closure so far: the overlay is worth another try when one of those answers
-// changes. An error that wraps [ErrTree], or the context's error, says nothing
+// the Closure and Variables so far: the overlay is worth another try when one of
+// those answers or values changes. An error that wraps [ErrTree], or the context's error, says nothing
 // about the overlay. A *[FileError] is for the author of the file it names.
 func Render(ctx context.Context, in Input) (*Result, error) {
 	Prime()
@@ -102,7 +110,11 @@ func Render(ctx context.Context, in Input) (*Result, error) {
 		if ctx.Err() != nil && errors.Is(o.err, ctx.Err()) {
 			o.err = context.Cause(ctx)
 		}
-		return &Result{Closure: fsys.closure()}, o.err
+		failed := &Result{Closure: fsys.closure()}
+		if o.result != nil {
+			failed.Variables = o.result.Variables
+		}
+		return failed, o.err
 	}
 	o.result.Closure = fsys.closure()
 	return o.result, nil
@@ -161,13 +173,13 @@ func finish(fsys *fileSystem, resources resmap.ResMap, in Input) (*Result, error
 		}
 		result.Objects = append(result.Objects, u)
 	}
-	if err := s.err(); err != nil {
-		return nil, fmt.Errorf("overlay %s: %w", in.Path, err)
-	}
 	result.Warnings, result.Variables = s.warningList(), s.variableList()
+	if err := s.err(); err != nil {
+		return result, fmt.Errorf("overlay %s: %w", in.Path, err)
+	}
 	object.Sort(result.Objects)
 	if err := checkSet(result.Objects); err != nil {
-		return nil, fmt.Errorf("overlay %s: %w", in.Path, err)
+		return result, fmt.Errorf("overlay %s: %w", in.Path, err)
 	}
 	return result, nil
 }
