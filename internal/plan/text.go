@@ -103,7 +103,7 @@ func (w *writer) created(u *unstructured.Unstructured) error {
 	if u == nil {
 		return nil
 	}
-	content, err := yaml.Marshal(u.Object)
+	content, err := yaml.Marshal(safe(u.Object))
 	if err != nil {
 		return fmt.Errorf("show %s: %w", u.GetName(), err)
 	}
@@ -144,6 +144,7 @@ func (w *writer) block(sign, text string) {
 // show writes a value: text as it is if it has several lines, else as JSON, and
 // large structures as YAML.
 func show(value any) string {
+	value = safe(value)
 	if s, ok := value.(string); ok && strings.Contains(s, "\n") {
 		return s
 	}
@@ -165,7 +166,7 @@ func show(value any) string {
 // plain tells whether a text can stand without quotes and not be taken for
 // something else.
 func plain(s string) bool {
-	if s == "" || s != strings.TrimSpace(s) || strings.ContainsAny(s, "\"'→,{}[]") {
+	if s == "" || s != strings.TrimSpace(s) || strings.ContainsAny(s, "\"'→{}[]") {
 		return false
 	}
 	var other any
@@ -181,6 +182,33 @@ func printable(text string) string {
 		}
 		return r
 	}, text)
+}
+
+// safe returns a value whose texts are printable, line by line; YAML can't hold
+// others.
+func safe(value any) any {
+	switch v := value.(type) {
+	case string:
+		lines := strings.Split(v, "\n")
+		for i, line := range lines {
+			lines[i] = printable(line)
+		}
+		return strings.Join(lines, "\n")
+	case map[string]any:
+		m := make(map[string]any, len(v))
+		for key, element := range v {
+			m[printable(key)] = safe(element)
+		}
+		return m
+	case []any:
+		list := make([]any, 0, len(v))
+		for _, element := range v {
+			list = append(list, safe(element))
+		}
+		return list
+	default:
+		return value
+	}
 }
 
 func oneLine(text string) string { return strings.Join(strings.Fields(text), " ") }
