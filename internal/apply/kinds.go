@@ -16,7 +16,7 @@ import (
 
 // missInterval is how often discovery is asked again because of a kind that it
 // did not list. A kind that is listed once is never asked for again.
-const missInterval = 5 * time.Second
+const missInterval = 2 * time.Second
 
 // kinds knows which kinds the API server serves. One discovery, of two requests,
 // lists them all.

@@ -54,7 +54,6 @@ func (r *run) prepareKind(it *item) bool {
 	case !found.namespaced && it.desired.GetNamespace() != "":
 		// kustomize sets the namespace on every kind that it doesn't know.
 		it.change().SetNamespace("")
-		it.outcome.Ref.Namespace = ""
 	}
 	return true
 }
@@ -63,7 +62,7 @@ func (r *run) prepareKind(it *item) bool {
 // does not exist yet; false if the item can't go on. Where that is not to be
 // expected it costs no request: the answer to the apply tells.
 func (r *run) prepareNamespace(ctx context.Context, it *item) bool {
-	if !it.kind.namespaced || it.owned || !r.namespaces[it.id.Namespace] {
+	if !it.kind.namespaced || it.owned || !r.namespaces[it.id.Namespace] || r.made[object.ID{Kind: "Namespace", Name: it.id.Namespace}] {
 		return true
 	}
 	live, err := r.readNamespace(ctx, it.id.Namespace)

@@ -42,6 +42,9 @@ func (r *run) write(ctx context.Context, it *item) {
 		return
 	}
 	it.decided = true
+	if capi.IsDefinition(it.id.GroupKind()) {
+		r.kinds.forget()
+	}
 	if it.outcome.After.GetResourceVersion() == it.version {
 		it.outcome.Action = ActionUnchanged
 	}
@@ -94,6 +97,9 @@ func (r *run) recovery(it *item, err error) string {
 	case len(with) > 0:
 		if yields(with) {
 			return "force"
+		}
+		if it.uid != "" && it.live == nil {
+			return "read" // it may be another object by now, and another's
 		}
 		return ""
 	case it.uid != "" && (status.Code == http.StatusConflict || hasField(status, "metadata.uid")):
