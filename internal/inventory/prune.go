@@ -357,6 +357,22 @@ func (p *planner) decideDelete() {
 	}
 }
 
+// finish puts every candidate into Forget or Keep and says what is waited for.
+func (p *planner) finish() {
+	for _, it := range p.items {
+		if it.fate == forget && p.hold == "" {
+			p.plan.Forget = append(p.plan.Forget, it.Entry.ObjectReference)
+			p.note(it.name() + " " + it.message)
+			continue
+		}
+		p.plan.Keep = append(p.plan.Keep, p.kept(it))
+	}
+	for _, ref := range p.plan.Delete {
+		p.note("deleting " + nameOf(ref))
+	}
+	p.plan.Waiting = clip(p.waiting())
+}
+
 // AfterPlan returns the inventory after a plan: without what is forgotten, and
 // with state and message of what is kept. What Git asks for is not touched.
 func AfterPlan(current []v1alpha1.InventoryEntry, desired []Desired, plan PrunePlan) []v1alpha1.InventoryEntry {

@@ -79,22 +79,6 @@ func partOfCluster(ref v1alpha1.ObjectReference) bool {
 	return capi.IsControlPlane(gk) || capi.IsInfraCluster(gk)
 }
 
-// finish puts every candidate into Forget or Keep and says what is waited for.
-func (p *planner) finish() {
-	for _, it := range p.items {
-		if it.fate == forget && p.hold == "" {
-			p.plan.Forget = append(p.plan.Forget, it.Entry.ObjectReference)
-			p.note(it.name() + " " + it.message)
-			continue
-		}
-		p.plan.Keep = append(p.plan.Keep, p.kept(it))
-	}
-	for _, ref := range p.plan.Delete {
-		p.note("deleting " + nameOf(ref))
-	}
-	p.plan.Waiting = clip(p.waiting())
-}
-
 // kept is the entry of an object that stays in the inventory.
 func (p *planner) kept(it *item) v1alpha1.InventoryEntry {
 	entry := it.Entry
