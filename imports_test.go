@@ -289,11 +289,10 @@ func doorTo(imported string) *door {
 // checkPure checks all that a pure package is built with.
 func checkPure(t *testing.T, p pkg) {
 	t.Helper()
-	for _, dep := range p.Deps {
-		for prefix, why := range pureForbids {
-			if within(dep, prefix) {
-				t.Errorf("%s is pure and depends on %s: %s (go mod why -vendor %s tells the way)", p.name(), dep, why, dep)
-			}
+	for prefix, why := range pureForbids {
+		i := slices.IndexFunc(p.Deps, func(dep string) bool { return within(dep, prefix) })
+		if i >= 0 {
+			t.Errorf("%s is pure and depends on %s: %s", p.name(), p.Deps[i], why)
 		}
 	}
 }
