@@ -150,7 +150,7 @@ func (s *setup) fleets() error {
 		WatchesMetadata(&corev1.Secret{}, handler.EnqueueRequestsFromMapFunc(s.usersOf("Secret")), builder.WithPredicates(predicate.ResourceVersionChangedPredicate{})).
 		WatchesMetadata(&corev1.ConfigMap{}, handler.EnqueueRequestsFromMapFunc(s.usersOf("ConfigMap")), builder.WithPredicates(predicate.ResourceVersionChangedPredicate{})).
 		Watches(&v1alpha1.ClusterOverlay{}, handler.EnqueueRequestsFromMapFunc(fleetOf), builder.WithPredicates(comesOrGoes)).
-		WithOptions(controller.Options{MaxConcurrentReconciles: s.FleetWorkers}).
+		WithOptions(controller.Options{MaxConcurrentReconciles: s.FleetWorkers, RateLimiter: s.backoff()}).
 		Complete(r)
 }
 
@@ -203,7 +203,14 @@ func (s *setup) summaries() error {
 	return ctrl.NewControllerManagedBy(s.mgr).Named("summary").
 		For(&v1alpha1.Fleet{}).
 		Watches(&v1alpha1.ClusterOverlay{}, later).
+		WithOptions(controller.Options{RateLimiter: s.backoff()}).
 		Complete(&summaryReconciler{client: s.mgr.GetClient(), reader: s.mgr.GetAPIReader()})
+}
+
+// backoff bounds the pause after errors of a whole Fleet, such as an API server
+// that was away, so that the pause is not longer than the trouble was.
+func (s *setup) backoff() workqueue.TypedRateLimiter[reconcile.Request] {
+	return workqueue.NewTypedItemExponentialFailureRateLimiter[reconcile.Request](s.RetryFirst, time.Minute)
 }
 
 // usersOf maps a ConfigMap or Secret to the Fleets that name it.

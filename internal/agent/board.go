@@ -153,13 +153,23 @@ func (b *board) publish(fleet types.NamespacedName, next *view, digester object.
 			f.renderings[path].sequence = next.sequence
 		}
 	}
-	for path := range f.renderings {
-		if !next.paths[path] {
-			delete(f.renderings, path)
+	for path, r := range f.renderings {
+		if next.paths[path] {
+			continue
+		}
+		delete(f.renderings, path)
+		for other, o := range f.renderings {
+			if clash(path, r, other, o) != "" { // it may have its objects to itself now
+				concerned[other] = true
+			}
 		}
 	}
 	f.view = next
 	b.fleets[fleet] = f
+	if _, unsettled := f.unsettled(""); len(unsettled) == 0 {
+		maps.Copy(concerned, f.waiting)
+		clear(f.waiting)
+	}
 	return slices.Sorted(maps.Keys(concerned)), nil
 }
 
@@ -218,6 +228,10 @@ func (b *board) rendered(fleet types.NamespacedName, path string, r *rendering) 
 		}
 	}
 	f.renderings[path] = r
+	if r.sequence != f.view.sequence {
+		// A view was published meanwhile, and judged by the rendering before this.
+		touched[path] = true
+	}
 	if _, unsettled := f.unsettled(path); len(unsettled) == 0 {
 		for waiting := range f.waiting {
 			touched[waiting] = true

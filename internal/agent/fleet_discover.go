@@ -9,6 +9,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/utils/ptr"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
@@ -32,7 +33,7 @@ func discoverStep(ctx context.Context, run *fleetRun) error {
 	}
 	run.next.revision, run.next.tree = run.snapshot.Revision, run.snapshot.Tree
 	run.next.serviceAccount = run.fleet.Spec.ServiceAccountName
-	run.next.maxClusters = int(*run.fleet.Spec.Deletion.MaxClusters)
+	run.next.maxClusters = int(ptr.Deref(run.fleet.Spec.Deletion.MaxClusters, 0))
 	run.next.paths = make(map[string]bool, len(overlays))
 	for _, o := range overlays {
 		run.next.paths[o.Path] = true
@@ -126,7 +127,10 @@ func (run *fleetRun) list(ctx context.Context) (map[string]*v1alpha1.ClusterOver
 	}
 	byPath := make(map[string]*v1alpha1.ClusterOverlay, len(all.Items))
 	for i := range all.Items {
-		byPath[all.Items[i].Spec.Path] = &all.Items[i]
+		// One that a person made under another name is not the overlay of its path.
+		if o := &all.Items[i]; o.Name == OverlayName(run.name.Name, o.Spec.Path) {
+			byPath[o.Spec.Path] = o
+		}
 	}
 	return byPath, nil
 }

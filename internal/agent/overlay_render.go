@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
@@ -84,7 +85,8 @@ func (run *overlayRun) owner() apply.Owner {
 func (run *overlayRun) needsObjects() bool {
 	applied := meta.IsStatusConditionTrue(run.status.Conditions, v1alpha1.AppliedCondition)
 	return run.requested || !applied || run.status.AppliedRevision != run.status.DesiredRevision ||
-		run.status.InputsDigest != run.rendering.inputs
+		run.status.InputsDigest != run.rendering.inputs ||
+		slices.ContainsFunc(run.status.Inventory, func(e v1alpha1.InventoryEntry) bool { return e.State == v1alpha1.EntryIntent })
 }
 
 // renderFailed says why the overlay doesn't render. What is applied stays.
