@@ -5,6 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"os"
+	pathpkg "path"
+	"path/filepath"
 
 	"github.com/spf13/cobra"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -77,7 +80,7 @@ type subject struct {
 
 // diff compares a directory with the cluster.
 func (a *app) diff(ctx context.Context, path, fleetName string) (plan.Plan, error) {
-	root, rel, err := source.OpenWorkingCopy(path)
+	root, rel, err := workingCopy(path)
 	if err != nil {
 		return plan.Plan{}, err
 	}
@@ -114,6 +117,20 @@ func (a *app) diff(ctx context.Context, path, fleetName string) (plan.Plan, erro
 	leaving, err := s.leaving(ctx, desired, gone)
 	p.Changes = append(p.Changes, leaving...)
 	return p, err
+}
+
+// workingCopy finds the repository of a path. The path itself may be gone: then
+// removing it is what is compared.
+func workingCopy(path string) (root, rel string, err error) {
+	if _, err := os.Lstat(path); !errors.Is(err, fs.ErrNotExist) {
+		return source.OpenWorkingCopy(path)
+	}
+	absolute, err := filepath.Abs(path)
+	if err != nil {
+		return "", "", err
+	}
+	root, parent, err := workingCopy(filepath.Dir(absolute))
+	return root, pathpkg.Join(parent, filepath.Base(absolute)), err
 }
 
 // subject finds the Fleet and the overlay of a directory.
@@ -157,17 +174,19 @@ func fleetOfPath(ctx context.Context, c client.Client, namespace, name, path str
 	return findFleet(ctx, c, namespace, name)
 }
 
-// gone reports whether the directory is no overlay any more. That is only of
-// interest if the cluster knows it; otherwise rendering says what is wrong.
+// gone reports whether the directory of an overlay that the cluster knows is no
+// more.
 func (s *subject) gone() (bool, error) {
-	if s.overlay == nil {
-		return false, nil
-	}
 	_, err := s.tree.Stat(s.path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return true, nil
+	switch {
+	case err == nil:
+		return false, nil
+	case !errors.Is(err, fs.ErrNotExist):
+		return false, err
+	case s.overlay == nil:
+		return false, fmt.Errorf("there is no directory %s, and no overlay of that path in the cluster", s.path)
 	}
-	return false, err
+	return true, nil
 }
 
 // applied asks the API server what applying would do to each object.

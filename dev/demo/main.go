@@ -239,11 +239,13 @@ no machines. In a second terminal:
   sed -i 's/replicas: 3/replicas: 5/' clusters/prod/*.yaml
   %[3]s diff clusters/prod
   git commit -qam "prod: 5 instead of 3"
+  %[3]s status
   kubectl get machinedeployments,taloscontrolplanes -A
 
   # remove a cluster: nothing is deleted before you approve it
-  git rm -rq clusters/dev && git commit -qm "dev: remove" 
+  git rm -rq clusters/dev && git commit -qm "dev: remove"
   %[3]s approve clusters/dev
+  # (its Namespace stays Terminating: nothing here finishes the deletion of Namespaces)
 
 The agent's log is %[4]s. Ctrl-C stops and removes everything.
 

@@ -13,6 +13,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/tools/record"
 	"k8s.io/client-go/util/workqueue"
 	"k8s.io/utils/clock"
 	ctrl "sigs.k8s.io/controller-runtime"
@@ -141,7 +142,7 @@ func (s *setup) fleets() error {
 		mirrors: open,
 		values:  &valueCache{metadata: s.mgr.GetClient(), live: s.mgr.GetAPIReader()},
 		key:     s.key, board: s.board, enqueue: s.queue.add,
-		recorder: s.mgr.GetEventRecorder("capstan"), metrics: s.metrics,
+		recorder: s.recorder(), metrics: s.metrics,
 		jitter: func(d time.Duration) time.Duration { return source.Jitter(d, 0.1, s.Random) },
 	}
 	requested := predicate.Or(predicate.GenerationChangedPredicate{}, annotationChanged(v1alpha1.RequestedAtAnnotation))
@@ -165,7 +166,7 @@ func (s *setup) overlays() error {
 			return s.applier.As("system:serviceaccount:" + namespace + ":" + account)
 		},
 		key: s.key, board: s.board, clock: s.Clock,
-		recorder: s.mgr.GetEventRecorder("capstan"), metrics: s.metrics,
+		recorder: s.recorder(), metrics: s.metrics,
 		written:  &written{last: map[types.NamespacedName]*v1alpha1.ClusterOverlay{}},
 		attempts: &attempts{first: s.RetryFirst, most: s.RetryMost, count: map[types.NamespacedName]int{}},
 	}
@@ -211,6 +212,13 @@ func (s *setup) summaries() error {
 // that was away, so that the pause is not longer than the trouble was.
 func (s *setup) backoff() workqueue.TypedRateLimiter[reconcile.Request] {
 	return workqueue.NewTypedItemExponentialFailureRateLimiter[reconcile.Request](s.RetryFirst, time.Minute)
+}
+
+// recorder records events by the old API: the new one folds events of one reason
+// into a series that keeps the first note, and ours say something different each
+// time (client-go v0.36 tools/events, getKey).
+func (s *setup) recorder() record.EventRecorder {
+	return s.mgr.GetEventRecorderFor("capstan") //nolint:staticcheck // see above
 }
 
 // usersOf maps a ConfigMap or Secret to the Fleets that name it.

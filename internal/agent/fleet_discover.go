@@ -176,7 +176,7 @@ func (run *fleetRun) announce(ctx context.Context, previous *view, changed int) 
 	}
 	ctrl.LoggerFrom(ctx).Info("new revision", "revision", revision, "overlays", len(run.next.paths), "concerned", changed)
 	if previous != nil {
-		run.recorder.Eventf(run.fleet, nil, corev1.EventTypeNormal, "NewRevision", "Fetch", "%s concerns %d of %d overlays", revision, changed, len(run.next.paths))
+		run.recorder.Eventf(run.fleet, corev1.EventTypeNormal, "NewRevision", "%s concerns %d of %d overlays", revision, changed, len(run.next.paths))
 	}
 }
 

@@ -78,7 +78,7 @@ func fetchReason(err error) string {
 func (run *fleetRun) stop(condition, reason string, err error) error {
 	before := run.stopped(condition, metav1.ConditionFalse, reason, err.Error())
 	if before {
-		run.recorder.Eventf(run.fleet, nil, corev1.EventTypeWarning, reason, condition, "%s", truncate(err.Error()))
+		run.recorder.Event(run.fleet, corev1.EventTypeWarning, reason, truncate(err.Error()))
 	}
 	return errStop
 }

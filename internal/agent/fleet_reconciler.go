@@ -10,7 +10,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/types"
-	"k8s.io/client-go/tools/events"
+	"k8s.io/client-go/tools/record"
 	"k8s.io/client-go/util/retry"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -40,7 +40,7 @@ type fleetReconciler struct {
 	key      *digestKey
 	board    *board
 	enqueue  func(overlay types.NamespacedName)
-	recorder events.EventRecorder
+	recorder record.EventRecorder
 	metrics  *metrics
 	jitter   func(time.Duration) time.Duration
 }

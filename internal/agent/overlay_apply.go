@@ -164,7 +164,7 @@ func attempted(action apply.Action) bool {
 func (run *overlayRun) applied(summary string) {
 	run.handled()
 	if run.status.AppliedRevision != run.status.DesiredRevision || run.status.RenderDigest != run.built.Digest {
-		run.events = append(run.events, notice{corev1.EventTypeNormal, "Applied", "Apply", run.status.DesiredRevision + ": " + summary})
+		run.events = append(run.events, notice{corev1.EventTypeNormal, "Applied", run.status.DesiredRevision + ": " + summary})
 		run.status.History = slices.Insert(run.status.History, 0, v1alpha1.HistoryEntry{
 			Revision: run.status.DesiredRevision, RenderDigest: run.built.Digest,
 			Time: metav1.Time{Time: run.clock.Now()}.Rfc3339Copy(), Message: summary,

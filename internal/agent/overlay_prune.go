@@ -211,17 +211,17 @@ func (run *overlayRun) take(plan inventory.PrunePlan, desired []inventory.Desire
 		run.held(plan)
 	}
 	for _, note := range plan.Notes {
-		run.events = append(run.events, notice{corev1.EventTypeNormal, "Prune", "Prune", note})
+		run.events = append(run.events, notice{corev1.EventTypeNormal, "Prune", note})
 	}
 	if plan.VoidApproval != "" {
-		run.events = append(run.events, notice{corev1.EventTypeWarning, "ApprovalVoid", "Prune", plan.VoidApproval})
+		run.events = append(run.events, notice{corev1.EventTypeWarning, "ApprovalVoid", plan.VoidApproval})
 	}
 }
 
 // pendingSeen announces a deletion that waits for an approval.
 func (run *overlayRun) pendingSeen(pending *v1alpha1.PendingDeletion, hold string) {
 	if before := run.overlay.Status.PendingDeletion; before == nil || before.Hash != pending.Hash {
-		run.events = append(run.events, notice{corev1.EventTypeWarning, v1alpha1.AwaitingApprovalReason, "Prune", pending.Message})
+		run.events = append(run.events, notice{corev1.EventTypeWarning, v1alpha1.AwaitingApprovalReason, pending.Message})
 	}
 	if hold != "" {
 		run.condition(v1alpha1.PendingDeletionCondition, metav1.ConditionTrue, v1alpha1.PruneHeldReason, hold+"; "+pending.Message)

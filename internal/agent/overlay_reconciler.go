@@ -15,7 +15,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/types"
-	"k8s.io/client-go/tools/events"
+	"k8s.io/client-go/tools/record"
 	"k8s.io/utils/clock"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -42,7 +42,7 @@ type overlayReconciler struct {
 	applier  func(namespace, serviceAccount string) (Applier, error)
 	key      *digestKey
 	board    *board
-	recorder events.EventRecorder
+	recorder record.EventRecorder
 	metrics  *metrics
 	clock    clock.PassiveClock
 
@@ -73,7 +73,8 @@ type overlayRun struct {
 	retry   time.Duration
 }
 
-type notice struct{ kind, reason, action, message string }
+// notice is an event to be sent once the status is recorded.
+type notice struct{ kind, reason, message string }
 
 type overlayStep struct {
 	name string
@@ -171,7 +172,7 @@ func (run *overlayRun) condition(kind string, status metav1.ConditionStatus, rea
 func (run *overlayRun) fail(kind, reason, message string) {
 	was := meta.FindStatusCondition(run.overlay.Status.Conditions, kind)
 	if was == nil || was.Status != metav1.ConditionFalse || was.Reason != reason || was.Message != truncate(message) {
-		run.events = append(run.events, notice{corev1.EventTypeWarning, reason, kind, message})
+		run.events = append(run.events, notice{corev1.EventTypeWarning, reason, message})
 	}
 	run.condition(kind, metav1.ConditionFalse, reason, message)
 }
@@ -187,7 +188,7 @@ func (run *overlayRun) record(ctx context.Context) error {
 		run.metrics.recorded(run.fleetName, run.overlay)
 	}
 	for _, e := range run.events {
-		run.recorder.Eventf(run.overlay, nil, e.kind, e.reason, e.action, "%s", truncate(e.message))
+		run.recorder.Event(run.overlay, e.kind, e.reason, truncate(e.message))
 	}
 	run.events = nil
 	return nil

@@ -22,7 +22,7 @@ func releaseStep(ctx context.Context, run *overlayRun) error {
 		return errStop
 	}
 	if n := len(run.overlay.Status.Inventory); n > 0 {
-		run.recorder.Eventf(run.overlay, nil, corev1.EventTypeWarning, "Orphaned", "Release",
+		run.recorder.Eventf(run.overlay, corev1.EventTypeWarning, "Orphaned",
 			"the ClusterOverlay was deleted; its %d objects stay in the cluster, nothing else was deleted", n)
 	}
 	if err := run.removeFinalizer(ctx); err != nil {

@@ -98,7 +98,7 @@ func (run *overlayRun) renderFailed(r *rendering) {
 // recovered notes that a condition that was False no longer is.
 func (run *overlayRun) recovered(kind, message string) {
 	if meta.IsStatusConditionFalse(run.overlay.Status.Conditions, kind) {
-		run.events = append(run.events, notice{corev1.EventTypeNormal, v1alpha1.SucceededReason, kind, message})
+		run.events = append(run.events, notice{corev1.EventTypeNormal, v1alpha1.SucceededReason, message})
 	}
 }
 

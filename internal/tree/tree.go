@@ -92,13 +92,14 @@ func (t dirTree) locate(p string) (clean, disk string, err error) {
 	if !ok {
 		return "", "", &fs.PathError{Op: "open", Path: p, Err: errors.New("path leaves the tree")}
 	}
-	// A link in an earlier element would leave the tree unseen.
+	// A link in an earlier element would leave the tree unseen; below a file there
+	// is nothing.
 	for dir := path.Dir(clean); dir != "." && dir != ""; dir = path.Dir(dir) {
 		info, err := os.Lstat(filepath.Join(t.root, filepath.FromSlash(dir)))
 		if err != nil {
 			return "", "", err
 		}
-		if info.Mode()&fs.ModeSymlink != 0 {
+		if !info.IsDir() {
 			return "", "", &fs.PathError{Op: "open", Path: clean, Err: fs.ErrNotExist}
 		}
 	}
