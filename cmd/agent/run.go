@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -98,6 +99,7 @@ func run(ctx context.Context, a *app, o runOptions) error {
 		return err
 	}
 	render.Prime()
+	log.SetOutput(render.SurviveFatal(a.err))
 	logger.Info("starting", "version", versionText(), "namespace", namespace)
 	if err := mgr.Start(ctx); err != nil {
 		return fmt.Errorf("run the agent: %w", err)
