@@ -23,15 +23,17 @@ func TestAdopt(t *testing.T) {
 		transient bool
 		says      string
 	}{
-		"nobody's":         {live: `{}`, action: apply.ActionConfigured},
-		"ours, forgotten":  {live: `{labels: {capstan.dev/overlay: fleet-a-NS, capstan.dev/fleet: FLEET}}`, action: apply.ActionConfigured},
-		"another overlay":  {live: `{labels: {capstan.dev/overlay: other, capstan.dev/fleet: FLEET}, annotations: {capstan.dev/path: clusters/other}}`, action: apply.ActionRefused, reason: v1alpha1.OwnedByOtherReason, says: "overlay other (clusters/other)"},
-		"another fleet":    {live: `{labels: {capstan.dev/overlay: fleet-a-NS, capstan.dev/fleet: "01234567"}, annotations: {capstan.dev/fleet-name: far/away}}`, action: apply.ActionRefused, reason: v1alpha1.OwnedByOtherReason, says: "Fleet far/away"},
-		"a topology's":     {live: `{labels: {topology.cluster.x-k8s.io/owned: ""}}`, action: apply.ActionRefused, reason: v1alpha1.OwnedByOtherReason, says: "topology"},
-		"left alone, live": {live: `{annotations: {capstan.dev/reconcile: disabled}}`, action: apply.ActionSkipped, says: "capstan.dev/reconcile"},
-		"left alone, Flux": {live: `{annotations: {kustomize.toolkit.fluxcd.io/reconcile: disabled}}`, action: apply.ActionSkipped, says: "kustomize.toolkit.fluxcd.io/reconcile"},
-		"left alone, Git":  {live: `{}`, in: `, annotations: {capstan.dev/reconcile: disabled}`, action: apply.ActionSkipped, says: "in Git"},
-		"being deleted":    {live: `{finalizers: [example.com/wait], deleted: true}`, action: apply.ActionRefused, reason: v1alpha1.TransientReason, transient: true, says: "being deleted"},
+		"nobody's":                {live: `{}`, action: apply.ActionConfigured},
+		"ours, forgotten":         {live: `{labels: {capstan.dev/overlay: fleet-a-NS, capstan.dev/fleet: FLEET}}`, action: apply.ActionConfigured},
+		"another overlay":         {live: `{labels: {capstan.dev/overlay: other, capstan.dev/fleet: FLEET}, annotations: {capstan.dev/path: clusters/other}}`, action: apply.ActionRefused, reason: v1alpha1.OwnedByOtherReason, says: "overlay other (clusters/other)"},
+		"another fleet":           {live: `{labels: {capstan.dev/overlay: fleet-a-NS, capstan.dev/fleet: "01234567"}, annotations: {capstan.dev/fleet-name: far/away}}`, action: apply.ActionRefused, reason: v1alpha1.OwnedByOtherReason, says: "Fleet far/away"},
+		"shared in the fleet":     {live: `{labels: {capstan.dev/fleet: FLEET}}`, action: apply.ActionConfigured},
+		"shared in another fleet": {live: `{labels: {capstan.dev/fleet: "01234567"}}`, action: apply.ActionRefused, reason: v1alpha1.OwnedByOtherReason, says: "overlay unknown"},
+		"a topology's":            {live: `{labels: {topology.cluster.x-k8s.io/owned: ""}}`, action: apply.ActionRefused, reason: v1alpha1.OwnedByOtherReason, says: "topology"},
+		"left alone, live":        {live: `{annotations: {capstan.dev/reconcile: disabled}}`, action: apply.ActionSkipped, says: "capstan.dev/reconcile"},
+		"left alone, Flux":        {live: `{annotations: {kustomize.toolkit.fluxcd.io/reconcile: disabled}}`, action: apply.ActionSkipped, says: "kustomize.toolkit.fluxcd.io/reconcile"},
+		"left alone, Git":         {live: `{}`, in: `, annotations: {capstan.dev/reconcile: disabled}`, action: apply.ActionSkipped, says: "in Git"},
+		"being deleted":           {live: `{finalizers: [example.com/wait], deleted: true}`, action: apply.ActionRefused, reason: v1alpha1.TransientReason, transient: true, says: "being deleted"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			b := newBed(t)
@@ -120,27 +122,6 @@ func TestHandOver(t *testing.T) {
 	b.wantError(b.run(req), v1alpha1.OwnedByOtherReason, false, "fleet-b")
 }
 
-// A Namespace that two overlays render keeps the label of the first, and both
-// apply its content.
-func TestSharedNamespace(t *testing.T) {
-	b := newBed(t)
-	const ns = `{apiVersion: v1, kind: Namespace, metadata: {name: NS-shared, labels: {team: VALUE}}}`
-	first := b.owner
-	known := b.must(b.request(ns))
-	id := object.ID{Kind: "Namespace", Name: b.ns + "-shared"}
-	b.owner.Overlay, b.owner.Path = "fleet-b", "clusters/b"
-	req := b.request(ns)
-	b.wantError(b.run(req), v1alpha1.OwnedByOtherReason, false, first.Overlay)
-	req.Shared = map[object.ID]bool{id: true}
-	b.wantActions(b.run(req), "Namespace "+id.Name+": Unchanged")
-	req.Known = known
-	b.wantActions(b.run(req), "Namespace "+id.Name+": Unchanged")
-	labels := b.live(ns).GetLabels()
-	if labels[v1alpha1.OverlayLabel] != first.Overlay {
-		t.Errorf("labels %v", labels)
-	}
-}
-
 // What kubectl apply or another deployment tool has written becomes ours, so that
 // what Git does not say goes, at once and later. What people and controllers have
 // set singly stays.
@@ -205,5 +186,48 @@ func TestOwnershipLost(t *testing.T) {
 	}
 	if got := managers(b.live(configMap)); !slices.Contains(got, "capstan Apply v1") {
 		t.Errorf("managers %v", got)
+	}
+}
+
+// The dry-run of an adoption shows what the adoption will remove, also inside
+// lists and where others hold a part.
+func TestTakeOverPreview(t *testing.T) {
+	b := newBed(t)
+	const service = `{apiVersion: v1, kind: Service, metadata: {name: s, namespace: NS, LABELS finalizers: [example.com/a]}, spec: {SPEC}}`
+	manifest := func(labels, spec string) string {
+		return replace(replace(service, "LABELS", labels), "SPEC", spec)
+	}
+	b.as("helm", true, replace(manifest(`labels: {a: helm, b: helm, c: helm}, annotations: {x: helm},`,
+		`type: ClusterIP, sessionAffinity: ClientIP, selector: {a: b, c: d}, externalIPs: [192.0.2.1, 192.0.2.2], ports: [{name: a, port: 1, protocol: TCP}, {name: b, port: 2, protocol: TCP, targetPort: 22}]`),
+		" finalizers: [example.com/a]", ""))
+	b.as("kubectl-label", true, manifest(`labels: {c: person},`, ``))
+	req := b.request(replace(manifest(`labels: {a: git},`, `selector: {a: b}, externalIPs: [192.0.2.2], ports: [{name: b, port: 2, protocol: TCP}]`), " finalizers: [example.com/a]", ""))
+	preview := b.dryRun(req)
+	b.wantActions(preview, "Service s: Configured")
+	b.must(req)
+	want, got := b.live(manifest("", "")), preview.Outcomes[0].After
+	for _, path := range [][]string{{"metadata", "labels"}, {"metadata", "annotations"}, {"metadata", "finalizers"}, {"spec"}} {
+		if diff := cmp.Diff(field(want, path...), field(got, path...)); diff != "" {
+			t.Errorf("%v: -applied +preview:\n%s", path, diff)
+		}
+	}
+	if _, there := want.GetLabels()["b"]; there || want.GetLabels()["c"] != "person" {
+		t.Errorf("labels %v", want.GetLabels())
+	}
+}
+
+// clusterctl move creates objects whole, with what controllers had set; and a
+// deployment tool may hold finalizers. Nothing of that is removed by an adoption.
+func TestTakeOverNot(t *testing.T) {
+	for manager, finalizers := range map[string]string{"clusterctl": "", "helm": ", finalizers: [example.com/a]", "before-first-apply": "", "manager": ""} {
+		t.Run(manager, func(t *testing.T) {
+			b := newBed(t)
+			b.as(manager, true, `{apiVersion: v1, kind: ConfigMap, metadata: {name: c, namespace: NS`+finalizers+`}, data: {a: one, set: elsewhere}}`)
+			b.must(b.request(configMap))
+			live := b.live(configMap)
+			if field(live, "data", "set") != "elsewhere" || len(live.GetFinalizers()) != len(finalizers)/len(", finalizers: [example.com/a]") {
+				t.Errorf("%v", live.Object)
+			}
+		})
 	}
 }

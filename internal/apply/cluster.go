@@ -2,8 +2,8 @@ package apply
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
+	"slices"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -65,18 +65,7 @@ func (r *run) clusterKind(id object.ID) schema.GroupVersionKind {
 // pausedByUs tells whether spec.paused is what an earlier commit said: Git is then
 // free to take it back.
 func (r *run) pausedByUs(cluster *unstructured.Unstructured) bool {
-	for _, e := range cluster.GetManagedFields() {
-		if e.Manager != r.manager || e.Operation != metav1.ManagedFieldsOperationApply || e.FieldsV1 == nil {
-			continue
-		}
-		var fields struct {
-			Spec map[string]json.RawMessage `json:"f:spec"`
-		}
-		if json.Unmarshal(e.FieldsV1.Raw, &fields) == nil {
-			if _, ours := fields.Spec["f:paused"]; ours {
-				return true
-			}
-		}
-	}
-	return false
+	return slices.ContainsFunc(cluster.GetManagedFields(), func(e metav1.ManagedFieldsEntry) bool {
+		return e.Manager == r.manager && e.Operation == metav1.ManagedFieldsOperationApply && ownsPath(e, "f:spec", "f:paused")
+	})
 }

@@ -4,11 +4,13 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"net/url"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
 	"capstan.dev/capstan/api/v1alpha1"
 	"capstan.dev/capstan/internal/object"
@@ -55,10 +57,11 @@ func refuse(id object.ID, reason, format string, args ...any) *Error {
 }
 
 // classify turns what a request returned into an Error; verb is what was tried.
-// The order of the cases matters: the API server's codes are not always what the
-// failure is.
-func (a *Applier) classify(id object.ID, verb string, err error) *Error {
-	e := &Error{ID: id, Message: plain(err), cause: err}
+// Secret values of the objects sent or read are taken out of its text. The order
+// of the cases matters: the API server's codes are not always what the failure
+// is.
+func (a *Applier) classify(id object.ID, verb string, err error, objects ...*unstructured.Unstructured) *Error {
+	e := &Error{ID: id, Message: plain(err, objects), cause: err}
 	status := statusOf(err)
 	switch {
 	case errors.As(err, new(*noKindError)):
@@ -107,9 +110,18 @@ func statusOf(err error) *metav1.Status {
 	return &status
 }
 
-// plain is the text of an error in one line.
-func plain(err error) string {
-	return strings.Join(strings.Fields(err.Error()), " ")
+// plain is the text of an error in one line, without the secret values of the
+// objects and without the address of the request.
+func plain(err error, objects []*unstructured.Unstructured) string {
+	text := err.Error()
+	var at *url.Error
+	if errors.As(err, &at) {
+		text = at.Err.Error()
+	}
+	for _, u := range objects {
+		text = object.Scrub(text, u)
+	}
+	return strings.Join(strings.Fields(text), " ")
 }
 
 // isTypedPatchError recognises a manifest that does not fit the schema. The API

@@ -1,6 +1,7 @@
 package apply
 
 import (
+	"encoding/json"
 	"fmt"
 	"slices"
 	"strings"
@@ -24,20 +25,47 @@ func ownsFields(u *unstructured.Unstructured, manager string) bool {
 
 // takeovers lists the managers whose fields become ours when an object is
 // adopted, so that what Git does not say is removed, then and later: deployment
-// tools, and kubectl apply, which both write whole manifests. Fields set singly
-// (kubectl edit, scale, label) stay theirs, and so does "before-first-apply",
-// which also holds what controllers have set, finalizers included.
+// tools, and kubectl apply, which both write whole manifests.
+//
+// Not among them: fields set singly (kubectl edit, scale, label), which stay as
+// foreign fields; "before-first-apply" and clusterctl move, which stand for what
+// controllers have set as well; and any that holds finalizers or owner references,
+// whose removal would let go of infrastructure.
 func takeovers(live *unstructured.Unstructured) []ssa.FieldManager {
 	var managers []ssa.FieldManager
 	for _, e := range live.GetManagedFields() {
 		whole := e.Manager == "kubectl-client-side-apply" ||
 			e.Manager == "kubectl" && e.Operation == metav1.ManagedFieldsOperationApply ||
-			capi.ClassifyManager(e.Manager) == capi.ManagerFormerOwner
-		if whole && e.Subresource == "" {
+			e.Manager != "clusterctl" && capi.ClassifyManager(e.Manager) == capi.ManagerFormerOwner
+		if whole && e.Subresource == "" && !holdsLifecycle(e) {
 			managers = append(managers, ssa.FieldManager{Name: e.Manager, ExactMatch: true, OperationType: e.Operation})
 		}
 	}
 	return managers
+}
+
+// holdsLifecycle tells whether a manager owns finalizers or owner references.
+func holdsLifecycle(e metav1.ManagedFieldsEntry) bool {
+	return ownsPath(e, "f:metadata", "f:finalizers") || ownsPath(e, "f:metadata", "f:ownerReferences")
+}
+
+// ownsPath tells whether a manager owns a field, given as FieldsV1 spells its
+// parts, or something below it. Fields that can't be read count as owned.
+func ownsPath(e metav1.ManagedFieldsEntry, path ...string) bool {
+	if e.FieldsV1 == nil {
+		return false
+	}
+	raw := json.RawMessage(e.FieldsV1.Raw)
+	for _, part := range path {
+		var fields map[string]json.RawMessage
+		if json.Unmarshal(raw, &fields) != nil {
+			return true
+		}
+		if raw = fields[part]; raw == nil {
+			return false
+		}
+	}
+	return true
 }
 
 // takeover returns the patch that makes the fields of former owners ours, nil if

@@ -12,7 +12,6 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/onsi/gomega"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/rest"
@@ -182,10 +181,13 @@ func (b *bed) as(manager string, update bool, manifests string) {
 	ctx, c := context.Background(), env.Client()
 	for _, u := range b.parse(manifests) {
 		var err error
-		if !update {
+		switch live := u.DeepCopy(); {
+		case !update:
 			err = c.Patch(ctx, u, client.Apply, client.FieldOwner(manager), client.ForceOwnership) //nolint:staticcheck // unstructured
-		} else if err = c.Create(ctx, u.DeepCopy(), client.FieldOwner(manager)); apierrors.IsAlreadyExists(err) {
+		case c.Get(ctx, client.ObjectKeyFromObject(u), live) == nil:
 			err = c.Patch(ctx, u, client.Merge, client.FieldOwner(manager))
+		default:
+			err = c.Create(ctx, u, client.FieldOwner(manager))
 		}
 		if err != nil {
 			b.Fatal(err)
@@ -217,8 +219,6 @@ func (b *bed) unlock(u *unstructured.Unstructured) {
 		b.Fatal(err)
 	}
 }
-
-var background = metav1.DeletePropagationBackground
 
 func eventually(t *testing.T, done func() bool) {
 	t.Helper()

@@ -1,12 +1,15 @@
 package apply
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
 	"sync"
 	"time"
 
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/client-go/discovery"
 	"k8s.io/utils/clock"
@@ -107,7 +110,7 @@ func (k *kinds) all(match func(schema.GroupKind) bool) ([]kind, error) {
 	}
 	for gv, err := range k.failed {
 		if capi.IsFamily(schema.GroupKind{Group: gv.Group}) {
-			return nil, fmt.Errorf("discovery of %s: %w", gv, err)
+			return nil, &discoveryError{fmt.Errorf("%s: %w", gv, err)}
 		}
 	}
 	var found []kind
@@ -136,7 +139,7 @@ func (k *kinds) lookup(gvk schema.GroupVersionKind) (kind, bool) {
 func (k *kinds) missing(gvk schema.GroupVersionKind) error {
 	for gv, err := range k.failed {
 		if gv.Group == gvk.Group && (gvk.Version == "" || gv.Version == gvk.Version) {
-			return fmt.Errorf("discovery of %s: %w", gv, err)
+			return &discoveryError{fmt.Errorf("%s: %w", gv, err)}
 		}
 	}
 	return &noKindError{gvk: gvk, other: k.version[gvk.GroupKind()]}
@@ -147,8 +150,14 @@ func (k *kinds) missing(gvk schema.GroupVersionKind) error {
 func (k *kinds) ask() error {
 	groups, lists, err := k.discovery.ServerGroupsAndResources()
 	failed, partly := discovery.GroupDiscoveryFailedErrorGroups(err)
+	if apierrors.IsNotFound(err) {
+		return &discoveryError{errors.New(err.Error())} // about a path: says of no object that it is absent
+	}
 	if err != nil && !partly {
-		return fmt.Errorf("discovery: %w", err)
+		return &discoveryError{err}
+	}
+	if err := complete(lists); err != nil {
+		return &discoveryError{err}
 	}
 	k.asked, k.failed = k.clock.Now(), failed
 	k.served = map[schema.GroupVersionKind]kind{}
@@ -156,7 +165,7 @@ func (k *kinds) ask() error {
 	for _, list := range lists {
 		gv, err := schema.ParseGroupVersion(list.GroupVersion)
 		if err != nil {
-			return fmt.Errorf("discovery: %w", err)
+			return &discoveryError{err}
 		}
 		for _, r := range list.APIResources {
 			if strings.Contains(r.Name, "/") {
@@ -182,6 +191,23 @@ func (k *kinds) ask() error {
 	}
 	return nil
 }
+
+// complete refuses an answer without kinds that every API server has: the client
+// takes a 404 or 403 for an API server without any.
+func complete(lists []*metav1.APIResourceList) error {
+	for _, want := range []string{"v1", "apiextensions.k8s.io/v1"} {
+		if !slices.ContainsFunc(lists, func(l *metav1.APIResourceList) bool { return l.GroupVersion == want && len(l.APIResources) > 0 }) {
+			return fmt.Errorf("%s is missing in the answer", want)
+		}
+	}
+	return nil
+}
+
+// discoveryError is a failure to tell what is served.
+type discoveryError struct{ cause error }
+
+func (e *discoveryError) Error() string { return "discovery: " + e.cause.Error() }
+func (e *discoveryError) Unwrap() error { return e.cause }
 
 // moveFirst brings a value to the front, if it is there, and keeps the rest in
 // order.

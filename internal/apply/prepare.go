@@ -30,7 +30,7 @@ func (r *run) prepare(ctx context.Context, it *item, read bool) {
 	switch {
 	case r.cannotExist(it):
 		it.uid, it.owned = "", false
-	case !it.owned || read || r.req.ReadAll || r.req.Shared[it.id]:
+	case !it.owned || read || r.req.ReadAll:
 		r.prepareLive(ctx, it)
 	}
 }
@@ -43,7 +43,7 @@ func (r *run) prepareKind(it *item) bool {
 		return false
 	}
 	if err != nil {
-		it.fail(r.classify(it.id, "discover", err))
+		it.fail(r.explain(it, "discover", err))
 		return false
 	}
 	it.kind = found
@@ -68,7 +68,7 @@ func (r *run) prepareNamespace(ctx context.Context, it *item) bool {
 	live, err := r.readNamespace(ctx, it.id.Namespace)
 	switch {
 	case err != nil:
-		it.fail(r.classify(it.id, "read", fmt.Errorf("namespace %s: %w", it.id.Namespace, err)))
+		it.fail(r.explain(it, "read", fmt.Errorf("namespace %s: %w", it.id.Namespace, err)))
 		return false
 	case live == nil:
 		it.wait(waitsForNamespace, namespaceNote)
@@ -92,7 +92,7 @@ func (r *run) prepareLive(ctx context.Context, it *item) {
 		live, err = r.readLive(ctx, it)
 	}
 	if err != nil {
-		it.fail(r.classify(it.id, "read", err))
+		it.fail(r.explain(it, "read", err))
 		return
 	}
 	it.found(live)
@@ -136,18 +136,9 @@ func (r *run) adopt(it *item) {
 			"the topology of its Cluster generates it; it can't be managed from Git as well"))
 		return
 	}
-	if other := live.GetLabels()[v1alpha1.OverlayLabel]; other != "" && !r.req.Owner.owns(live) {
-		sameFleet := live.GetLabels()[v1alpha1.FleetLabel] == FleetLabelValue(r.req.Owner.FleetNamespace, r.req.Owner.FleetName)
-		switch {
-		case sameFleet && r.req.Shared[it.id]:
-			keepLabels(it.change(), live)
-		case sameFleet && r.req.TakeOverFrom[it.id] == other:
-		default:
-			it.refuse(refuse(it.id, v1alpha1.OwnedByOtherReason, "it belongs to overlay %s (%s) of Fleet %s",
-				other, orDefault(live.GetAnnotations()[v1alpha1.PathAnnotation], "path unknown"),
-				orDefault(live.GetAnnotations()[v1alpha1.FleetAnnotation], "unknown")))
-			return
-		}
+	if err := r.foreign(it.id, live); err != nil {
+		it.refuse(err)
+		return
 	}
 	it.uid = live.GetUID()
 	if it.owned && !ownsFields(live, r.manager) {
@@ -156,21 +147,24 @@ func (r *run) adopt(it *item) {
 	it.takeover = !it.owned && len(takeovers(live)) > 0
 }
 
-// keepLabels makes a manifest say whose the object is as the live object does.
-func keepLabels(desired, live *unstructured.Unstructured) {
-	labels, annotations := desired.GetLabels(), desired.GetAnnotations()
-	for key, value := range live.GetLabels() {
-		if key == v1alpha1.OverlayLabel {
-			labels = merged(labels, map[string]string{key: value})
-		}
+// foreign says whose an object is if its labels name another overlay or another
+// Fleet. Within the Fleet the other overlay may have handed it over. A Namespace
+// that overlays of the Fleet share names none of them.
+func (r *run) foreign(id object.ID, live *unstructured.Unstructured) *Error {
+	labels := live.GetLabels()
+	fleet, overlay := labels[v1alpha1.FleetLabel], labels[v1alpha1.OverlayLabel]
+	ours := r.req.Owner.labels()
+	sameFleet := fleet == ours[v1alpha1.FleetLabel]
+	switch {
+	case fleet == "" && overlay == "",
+		sameFleet && overlay == "",
+		sameFleet && overlay == ours[v1alpha1.OverlayLabel],
+		sameFleet && overlay == r.req.TakeOverFrom[id]:
+		return nil
 	}
-	for key, value := range live.GetAnnotations() {
-		if key == v1alpha1.PathAnnotation {
-			annotations = merged(annotations, map[string]string{key: value})
-		}
-	}
-	desired.SetLabels(labels)
-	desired.SetAnnotations(annotations)
+	annotations := live.GetAnnotations()
+	return refuse(id, v1alpha1.OwnedByOtherReason, "it belongs to overlay %s (%s) of Fleet %s", orDefault(overlay, "unknown"),
+		orDefault(annotations[v1alpha1.PathAnnotation], "path unknown"), orDefault(annotations[v1alpha1.FleetAnnotation], "unknown"))
 }
 
 func beingDeleted(id object.ID) *Error {

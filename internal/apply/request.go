@@ -33,10 +33,6 @@ type Request struct {
 	// over, that overlay. Without it an object of another overlay is refused.
 	TakeOverFrom map[object.ID]string
 
-	// Shared are Namespaces that several overlays of the Fleet render alike. The
-	// first to apply one labels it, the others leave the label.
-	Shared map[object.ID]bool
-
 	// Cluster is the rendered Cluster. If it is paused by someone or being deleted
 	// nothing is written.
 	Cluster *object.ID

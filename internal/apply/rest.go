@@ -58,13 +58,16 @@ func (a *Applier) patchApply(ctx context.Context, k kind, u *unstructured.Unstru
 }
 
 // patchJSON sends a JSON patch.
-func (a *Applier) patchJSON(ctx context.Context, k kind, id object.ID, patch any) (*unstructured.Unstructured, error) {
+func (a *Applier) patchJSON(ctx context.Context, k kind, id object.ID, patch any, dryRun bool) (*unstructured.Unstructured, error) {
 	body, err := json.Marshal(patch)
 	if err != nil {
 		return nil, fmt.Errorf("encode: %w", err)
 	}
-	u, _, err := a.object(ctx, a.rest.Patch(types.JSONPatchType).AbsPath(k.path(id)...).
-		Param("fieldManager", a.manager).Body(body))
+	r := a.rest.Patch(types.JSONPatchType).AbsPath(k.path(id)...).Param("fieldManager", a.manager).Body(body)
+	if dryRun {
+		r.Param("dryRun", metav1.DryRunAll)
+	}
+	u, _, err := a.object(ctx, r)
 	return u, err
 }
 
@@ -167,12 +170,12 @@ func (a *Applier) do(ctx context.Context, r *rest.Request) (body []byte, code in
 	if err == nil {
 		return body, code, nil
 	}
-	var status metav1.Status
-	if json.Unmarshal(body, &status) == nil && status.Kind == "Status" && status.Status == metav1.StatusFailure {
-		return nil, code, &apierrors.StatusError{ErrStatus: status}
+	var answer metav1.Status
+	if json.Unmarshal(body, &answer) == nil && answer.Kind == "Status" && answer.Status == metav1.StatusFailure {
+		err = &apierrors.StatusError{ErrStatus: answer}
 	}
-	if code == http.StatusNotFound {
-		return nil, code, &notServedError{}
+	if status := statusOf(err); status != nil && status.Code == http.StatusNotFound && (status.Details == nil || status.Details.Name == "") {
+		return nil, code, &notServedError{} // nothing was looked for by that name
 	}
 	return nil, code, err
 }

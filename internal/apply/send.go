@@ -10,6 +10,7 @@ import (
 
 	"capstan.dev/capstan/api/v1alpha1"
 	"capstan.dev/capstan/internal/capi"
+	"capstan.dev/capstan/internal/object"
 )
 
 // check dry-runs an item and records what an apply would do.
@@ -26,6 +27,14 @@ func (r *run) check(ctx context.Context, it *item) {
 	if answer.GetDeletionTimestamp() != nil {
 		it.refuse(beingDeleted(it.id))
 		return
+	}
+	if it.takeover {
+		after, err := r.preview(ctx, it, answer)
+		if err != nil {
+			it.fail(r.explain(it, "apply", err))
+			return
+		}
+		it.outcome.After = after
 	}
 	if it.live != nil && sameContent(it.live, answer) {
 		it.decided = true
@@ -156,16 +165,16 @@ func (r *run) rewriteFields(ctx context.Context, it *item, migrate bool) bool {
 		ops, err = takeover(live, r.manager)
 	}
 	if err == nil && len(ops) > 0 {
-		live, err = r.patchJSON(ctx, it.kind, it.id, ops)
+		live, err = r.patchJSON(ctx, it.kind, it.id, ops, false)
 	}
 	if err == nil && live != nil && migrate {
 		ops, err = migration(live, it.desired.GetAPIVersion())
 		if err == nil && len(ops) > 0 {
-			live, err = r.patchJSON(ctx, it.kind, it.id, ops)
+			live, err = r.patchJSON(ctx, it.kind, it.id, ops, false)
 		}
 	}
 	if err != nil {
-		it.fail(r.classify(it.id, "take over the fields of", err))
+		it.fail(r.explain(it, "take over the fields of", err))
 		return false
 	}
 	if live != nil {
@@ -178,12 +187,19 @@ func (r *run) rewriteFields(ctx context.Context, it *item, migrate bool) bool {
 // failure turns the error of an apply into the item's.
 func (r *run) failure(ctx context.Context, it *item, verb string, err error) *Error {
 	if with := conflicts(statusOf(err)); len(with) > 0 {
-		return conflictError(it.id, with, err)
+		e := conflictError(it.id, with, err)
+		e.Message = object.Scrub(object.Scrub(e.Message, it.desired), it.live)
+		return e
 	}
 	if errors.As(err, new(*notServedError)) {
 		r.kinds.drop(it.kind.GroupVersionKind)
 	}
-	return r.classify(it.id, verb, err)
+	return r.explain(it, verb, err)
+}
+
+// explain is classify for an item.
+func (r *run) explain(it *item, verb string, err error) *Error {
+	return r.classify(it.id, verb, err, it.desired, it.live, it.outcome.After)
 }
 
 func hasField(status *metav1.Status, field string) bool {
