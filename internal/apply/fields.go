@@ -55,7 +55,7 @@ func ownsPath(e metav1.ManagedFieldsEntry, path ...string) bool {
 	if e.FieldsV1 == nil {
 		return false
 	}
-	raw := json.RawMessage(e.FieldsV1.Raw)
+	raw := json.RawMessage(e.FieldsV1.GetRawBytes())
 	for _, part := range path {
 		var fields map[string]json.RawMessage
 		if json.Unmarshal(raw, &fields) != nil {
@@ -103,6 +103,16 @@ func guarded(live *unstructured.Unstructured, patch []ssa.JSONPatch) []any {
 
 // conflictWith is a conflict over one field.
 type conflictWith struct{ manager, field string }
+
+// managersOf lists the managers in conflict, each once.
+func managersOf(all []conflictWith) []string {
+	var names []string
+	for _, c := range all {
+		names = append(names, c.manager)
+	}
+	slices.Sort(names)
+	return slices.Compact(names)
+}
 
 // conflicts returns the conflicts with other field managers that an answer
 // names (apimachinery v0.36 pkg/util/managedfields/internal/conflict.go: the

@@ -47,7 +47,7 @@ func (a *Applier) Apply(ctx context.Context, req Request) (Report, error) {
 		return Report{}, nil
 	}
 	if halted := r.halted(ctx); halted != nil {
-		return Report{Halted: halted}, nil
+		return Report{Halted: halted}, nil //nolint:nilerr // the report carries it
 	}
 	if single := len(r.items) == 1; single {
 		r.prepare(ctx, r.items[0], true)

@@ -97,7 +97,7 @@ func withoutFormer(live, answer *unstructured.Unstructured) (*unstructured.Unstr
 			continue
 		}
 		var set fields
-		if err := json.Unmarshal(e.FieldsV1.Raw, &set); err != nil {
+		if err := json.Unmarshal(e.FieldsV1.GetRawBytes(), &set); err != nil {
 			return nil, fmt.Errorf("managed fields of %s: %w", e.Manager, err)
 		}
 		if isFormer(former, e) {

@@ -77,14 +77,14 @@ func (a *Applier) newRun(req Request) *run {
 		namespaces: map[string]bool{}, definitions: map[schema.GroupKind]bool{},
 		made: map[object.ID]bool{}, reads: map[string]*namespaceRead{},
 	}
-	for _, objects := range [][]*unstructured.Unstructured{req.All, req.Objects} {
+	for i, objects := range [][]*unstructured.Unstructured{req.All, req.Objects} {
+		now := i == 1
 		for _, u := range objects {
-			now := slices.Contains(req.Objects, u)
 			if isNamespace(u.GroupVersionKind().GroupKind()) {
-				r.namespaces[u.GetName()] = now || r.namespaces[u.GetName()]
+				r.namespaces[u.GetName()] = now
 			}
 			if gk, ok := defines(u); ok {
-				r.definitions[gk] = now || r.definitions[gk]
+				r.definitions[gk] = now
 			}
 		}
 	}

@@ -60,8 +60,8 @@ func (r *run) write(ctx context.Context, it *item) {
 }
 
 // send sends the apply of an item and, if what is in the way can be removed,
-// again: twice at most, because each recovery is possible once. It records the
-// answer or the error and returns whether there is an answer.
+// again; each way of recovery is tried once. It records the answer or the error
+// and returns whether there is an answer.
 func (r *run) send(ctx context.Context, it *item, dryRun bool) bool {
 	verb := "apply"
 	for recovered := map[string]bool{}; ; {
@@ -90,6 +90,12 @@ func (r *run) send(ctx context.Context, it *item, dryRun bool) bool {
 			return false
 		}
 		recovered[how] = true
+		if how == "force" && !dryRun {
+			r.log.Info("taking fields back from people's tools and former owners", "object", it.id.String(), "managers", managersOf(conflicts(statusOf(err))))
+		}
+		if how == "read" {
+			delete(recovered, "force") // decided on what was there before
+		}
 		if !r.recover(ctx, it, how, dryRun) {
 			return false
 		}

@@ -147,7 +147,7 @@ func (e *Env) readAudit(user string, since Mark) (requests []Request, open int, 
 	if err != nil {
 		return nil, 0, err
 	}
-	defer f.Close() //nolint:errcheck // read only
+	defer f.Close()
 	if _, err := f.Seek(int64(since), io.SeekStart); err != nil {
 		return nil, 0, err
 	}
@@ -155,7 +155,7 @@ func (e *Env) readAudit(user string, since Mark) (requests []Request, open int, 
 	lines := bufio.NewReader(f)
 	for {
 		line, err := lines.ReadBytes('\n')
-		if err == io.EOF { //nolint:errorlint // documented
+		if err == io.EOF {
 			return requests, len(pending), nil // an unfinished line is not there yet
 		}
 		if err != nil {

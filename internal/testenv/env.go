@@ -131,7 +131,7 @@ func (e *Env) startPlane(assets assets) error {
 	if err != nil {
 		return fmt.Errorf("testenv: %w", err)
 	}
-	defer logs.Close() //nolint:errcheck // the processes have their own handle
+	defer logs.Close() // the processes have their own handle
 
 	e.plane = &envtest.ControlPlane{
 		Etcd: &envtest.Etcd{Path: etcdPath, DataDir: data, StartTimeout: startTimeout, StopTimeout: startTimeout},

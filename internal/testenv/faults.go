@@ -28,7 +28,7 @@ func (e *Env) StartAPIServer(t testing.TB) {
 	if err != nil {
 		t.Fatalf("testenv: %v", err)
 	}
-	defer logs.Close() //nolint:errcheck // the process has its own handle
+	defer logs.Close() // the process has its own handle
 	e.plane.APIServer.Out, e.plane.APIServer.Err = logs, logs
 	if err := e.plane.APIServer.Start(); err != nil {
 		t.Fatalf("testenv: start the API server: %v\n%s", err, tail(e.logPath()))
