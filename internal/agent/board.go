@@ -4,8 +4,10 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"sync"
 
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/types"
 
 	"capstan.dev/capstan/api/v1alpha1"
@@ -19,7 +21,7 @@ import (
 // everything else that overlays are rendered from. It never changes once
 // published.
 type view struct {
-	// sequence numbers the views of a fleet.
+	// sequence numbers the views: two of the same number render alike.
 	sequence int64
 	revision source.Revision
 	tree     tree.Tree
@@ -37,10 +39,27 @@ type view struct {
 	// adopted are live objects that carry the labels of overlays whose inventory
 	// was empty when the view was made, by name of the overlay.
 	adopted map[string][]v1alpha1.ObjectReference
-	// scanned and scannedNames say which overlays that look covered: those that
-	// existed then, and those that did not.
-	scanned      map[types.UID]bool
-	scannedNames map[string]bool
+	// scanned are the overlays that such a look has covered.
+	scanned map[types.UID]bool
+	// secrets holds the values of variables that come from Secrets, nil if none do.
+	secrets *unstructured.Unstructured
+}
+
+// sameInputs reports whether overlays render and are handled alike at two views.
+func (v *view) sameInputs(next *view) bool {
+	if v == nil || v.revision != next.revision || !v.sameSettings(next) || !maps.Equal(v.paths, next.paths) {
+		return false
+	}
+	if v.substitution == nil || next.substitution == nil {
+		return v.substitution == next.substitution
+	}
+	return maps.Equal(v.substitution.Values, next.substitution.Values)
+}
+
+// sameSettings reports whether two views differ in nothing that concerns every
+// overlay, whatever it renders.
+func (v *view) sameSettings(next *view) bool {
+	return v.suspended == next.suspended && v.serviceAccount == next.serviceAccount && v.maxClusters == next.maxClusters
 }
 
 // claim is an object that an overlay renders.
@@ -63,6 +82,8 @@ type rendering struct {
 	// err says why the overlay doesn't render; its claims are then unknown.
 	err    error
 	claims map[object.ID]claim
+	// owns says that the overlay owned objects when it was rendered.
+	owns bool
 }
 
 // board is the agent's memory of all fleets. Everything on it can be rebuilt from
@@ -70,6 +91,9 @@ type rendering struct {
 type board struct {
 	mu     sync.Mutex
 	fleets map[types.NamespacedName]*fleetBoard
+	// sequence is that of the newest view of any fleet. A fleet that is deleted and
+	// made anew must not get the numbers of its former life.
+	sequence int64
 	// enqueue asks for a reconciliation of an overlay.
 	enqueue func(overlay types.NamespacedName)
 }
@@ -77,8 +101,11 @@ type board struct {
 type fleetBoard struct {
 	view       *view
 	renderings map[string]*rendering
-	// waiting are overlays whose prune waits until all others are rendered.
+	// waiting are overlays that wait until all others are rendered.
 	waiting map[string]bool
+	// created are the overlays that the agent has made itself. What they owned
+	// before is in the view that was published just before.
+	created map[types.UID]bool
 }
 
 func newBoard(enqueue func(types.NamespacedName)) *board {
@@ -111,32 +138,35 @@ func (b *board) publish(fleet types.NamespacedName, next *view, digester object.
 	defer b.mu.Unlock()
 	f := b.fleets[fleet]
 	if f == nil {
-		f = &fleetBoard{renderings: map[string]*rendering{}, waiting: map[string]bool{}}
+		f = &fleetBoard{renderings: map[string]*rendering{}, waiting: map[string]bool{}, created: map[types.UID]bool{}}
 	}
 	previous := f.view
-	next.sequence = 1
-	if previous != nil {
-		next.sequence = previous.sequence + 1
-	}
+	same := previous.sameInputs(next)
 	concerned := map[string]bool{}
-	current := map[string]bool{}
+	var held []*rendering
 	for path := range next.paths {
 		r := f.renderings[path]
-		if r == nil {
+		if r == nil || r.sequence != previous.sequence {
+			// Never rendered, or a render of an older view may be under way: it would
+			// be applied although this view says something else.
 			concerned[path] = true
 			continue
 		}
-		same, err := r.holdsFor(next, digester)
-		if err != nil {
-			return nil, fmt.Errorf("compare the inputs of %s with %s: %w", path, next.revision, err)
-		}
-		current[path] = same
+		holds := same
 		if !same {
-			concerned[path] = true
+			var err error
+			if holds, err = r.holdsFor(next, digester); err != nil {
+				return nil, fmt.Errorf("compare the inputs of %s with %s: %w", path, next.revision, err)
+			}
 		}
+		if !holds {
+			concerned[path] = true
+			continue
+		}
+		held = append(held, r)
 	}
 	if previous != nil {
-		all := previous.suspended != next.suspended || previous.serviceAccount != next.serviceAccount || previous.maxClusters != next.maxClusters
+		all := !previous.sameSettings(next)
 		for path := range previous.paths {
 			if all || !next.paths[path] {
 				concerned[path] = true
@@ -148,29 +178,64 @@ func (b *board) publish(fleet types.NamespacedName, next *view, digester object.
 			}
 		}
 	}
-	for path, same := range current {
-		if same {
-			f.renderings[path].sequence = next.sequence
-		}
+	if same {
+		next.sequence = previous.sequence
+	} else {
+		b.sequence++
+		next.sequence = b.sequence
 	}
+	for _, r := range held {
+		r.sequence = next.sequence
+	}
+	f.view = next
+	f.dropGone(concerned)
+	b.fleets[fleet] = f
+	return slices.Sorted(maps.Keys(concerned)), nil
+}
+
+// dropGone forgets the renderings of directories that are gone. Who collided or
+// shared with one is concerned, and who waited for one if that was the last.
+func (f *fleetBoard) dropGone(concerned map[string]bool) {
 	for path, r := range f.renderings {
-		if next.paths[path] {
+		if f.view.paths[path] {
 			continue
 		}
 		delete(f.renderings, path)
 		for other, o := range f.renderings {
-			if clash(path, r, other, o) != "" { // it may have its objects to itself now
+			if relation(path, r, other, o) != "" {
 				concerned[other] = true
 			}
 		}
 	}
-	f.view = next
-	b.fleets[fleet] = f
-	if _, unsettled := f.unsettled(""); len(unsettled) == 0 {
-		maps.Copy(concerned, f.waiting)
-		clear(f.waiting)
+	f.wake(concerned)
+}
+
+// wake adds those that wait until all overlays are rendered, if they are.
+func (f *fleetBoard) wake(concerned map[string]bool) {
+	if _, unsettled := f.unsettled(); len(unsettled) > 0 {
+		return
 	}
-	return slices.Sorted(maps.Keys(concerned)), nil
+	for path := range f.waiting {
+		concerned[path] = true
+	}
+	clear(f.waiting)
+}
+
+// covered reports whether the agent has made an overlay itself.
+func (b *board) covered(fleet types.NamespacedName, overlay types.UID) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	f := b.fleets[fleet]
+	return f != nil && f.created[overlay]
+}
+
+// cover notes that the agent has made an overlay.
+func (b *board) cover(fleet types.NamespacedName, overlay types.UID) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if f := b.fleets[fleet]; f != nil {
+		f.created[overlay] = true
+	}
 }
 
 // holdsFor reports whether rendering at this view would read the same inputs.
@@ -211,9 +276,10 @@ func (b *board) rendering(fleet types.NamespacedName, path string, v *view) *ren
 }
 
 // rendered records the outcome of a render. Overlays that claim one of the same
-// objects, before or now, are asked to look again, and so are those whose prune
-// waited for this one.
-func (b *board) rendered(fleet types.NamespacedName, path string, r *rendering) {
+// objects, before or now, are asked to look again, and so are those that waited
+// for this one. If the view has changed meanwhile, and the render doesn't hold for
+// it, so is this one.
+func (b *board) rendered(fleet types.NamespacedName, path string, r *rendering, digester object.Digester) {
 	b.mu.Lock()
 	f := b.fleets[fleet]
 	if f == nil || f.view == nil || !f.view.paths[path] {
@@ -221,23 +287,21 @@ func (b *board) rendered(fleet types.NamespacedName, path string, r *rendering) 
 		return
 	}
 	touched := map[string]bool{}
+	if r.sequence != f.view.sequence {
+		if holds, err := r.holdsFor(f.view, digester); err == nil && holds {
+			r.sequence = f.view.sequence
+		} else {
+			touched[path] = true
+		}
+	}
 	previous := f.renderings[path]
 	for other, o := range f.renderings {
-		if other != path && clash(path, r, other, o) != clash(path, previous, other, o) {
+		if other != path && relation(path, r, other, o) != relation(path, previous, other, o) {
 			touched[other] = true
 		}
 	}
 	f.renderings[path] = r
-	if r.sequence != f.view.sequence {
-		// A view was published meanwhile, and judged by the rendering before this.
-		touched[path] = true
-	}
-	if _, unsettled := f.unsettled(path); len(unsettled) == 0 {
-		for waiting := range f.waiting {
-			touched[waiting] = true
-		}
-		clear(f.waiting)
-	}
+	f.wake(touched)
 	b.mu.Unlock()
 	for other := range touched {
 		b.enqueue(types.NamespacedName{Namespace: fleet.Namespace, Name: OverlayName(fleet.Name, other)})
@@ -264,25 +328,51 @@ func clash(path string, r *rendering, other string, o *rendering) string {
 	return fmt.Sprintf("%s is rendered by two overlays, %s and %s; remove it from one of them", id, first, second)
 }
 
+// relation says how two renderings bear on each other: they collide, or share
+// Namespaces, or, if it is "", neither.
+func relation(path string, r *rendering, other string, o *rendering) string {
+	if c := clash(path, r, other, o); c != "" || r == nil || o == nil {
+		return c
+	}
+	var shared []string
+	for id, c := range r.claims {
+		if _, both := o.claims[id]; both && c.shareable {
+			shared = append(shared, id.String())
+		}
+	}
+	slices.Sort(shared)
+	return strings.Join(shared, "\n")
+}
+
 // clashes lists what makes an overlay's render collide with others of the fleet.
-func (b *board) clashes(fleet types.NamespacedName, path string) []string {
+// undecided says that one of them collided at an earlier view and is not rendered
+// at this one yet, as when an object moves between the two; the overlay is asked
+// again when it is.
+func (b *board) clashes(fleet types.NamespacedName, path string) (all []string, undecided bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	f := b.fleets[fleet]
-	if f == nil {
-		return nil
+	if f == nil || f.view == nil {
+		return nil, true
 	}
-	var all []string
 	for other, o := range f.renderings {
 		if other == path {
 			continue
 		}
-		if c := clash(path, f.renderings[path], other, o); c != "" {
+		c := clash(path, f.renderings[path], other, o)
+		switch {
+		case c == "":
+		case o.sequence != f.view.sequence:
+			undecided = true
+		default:
 			all = append(all, c)
 		}
 	}
+	if undecided {
+		f.waiting[path] = true
+	}
 	slices.Sort(all)
-	return all
+	return all, undecided
 }
 
 // claimants maps each of the objects to another overlay of the fleet that renders
@@ -308,17 +398,18 @@ func (b *board) claimants(fleet types.NamespacedName, path string, ids []object.
 	return found
 }
 
-// releasedBy reports whether an overlay's render at the present view is known not
-// to hold an object, so that another may take it over.
-func (b *board) releasedBy(fleet types.NamespacedName, path string, id object.ID) bool {
+// releasedBy reports whether an overlay, given by name, is known not to render an
+// object at the present view, so that another may take it over.
+func (b *board) releasedBy(fleet types.NamespacedName, overlay string, id object.ID) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	f := b.fleets[fleet]
 	if f == nil || f.view == nil {
 		return false
 	}
-	if !f.view.paths[path] {
-		return true
+	path := f.view.pathOf(fleet.Name, overlay)
+	if path == "" {
+		return true // its directory is gone
 	}
 	r := f.renderings[path]
 	if r == nil || r.sequence != f.view.sequence || r.err != nil {
@@ -338,7 +429,7 @@ func (b *board) settle(fleet types.NamespacedName, path string) (settled bool, f
 	if f == nil || f.view == nil {
 		return false, nil
 	}
-	failing, unsettled := f.unsettled("")
+	failing, unsettled := f.unsettled()
 	if len(unsettled) > 0 || len(failing) > 0 {
 		f.waiting[path] = true
 	}
@@ -346,12 +437,11 @@ func (b *board) settle(fleet types.NamespacedName, path string) (settled bool, f
 }
 
 // unsettled lists the overlays that fail at the present view, and those that are
-// not rendered at it yet. The overlay given counts as rendered.
-func (f *fleetBoard) unsettled(rendered string) (failing, unsettled []string) {
+// not rendered at it yet.
+func (f *fleetBoard) unsettled() (failing, unsettled []string) {
 	for path := range f.view.paths {
 		r := f.renderings[path]
 		switch {
-		case path == rendered:
 		case r == nil || r.sequence != f.view.sequence:
 			unsettled = append(unsettled, path)
 		case r.err != nil:
@@ -399,7 +489,7 @@ func (b *board) leavingWhole(fleet types.NamespacedName) int {
 		}
 	}
 	for _, r := range f.renderings {
-		if r.err == nil && len(r.claims) == 0 {
+		if r.err == nil && len(r.claims) == 0 && r.owns {
 			n++
 		}
 	}

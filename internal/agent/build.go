@@ -70,7 +70,7 @@ func Build(ctx context.Context, in BuildInput) (*Built, error) {
 	}
 	digests := make([]string, 0, len(b.Objects))
 	for _, u := range b.Objects {
-		digest, err := in.Digester.Object(u)
+		digest, err := in.Digester.Object(anonymous(u))
 		if err != nil {
 			return b, err
 		}
@@ -84,42 +84,16 @@ func Build(ctx context.Context, in BuildInput) (*Built, error) {
 	return b, nil
 }
 
-// claims are the objects as the board compares them. The labels differ between
-// overlays, so a Namespace is compared without them.
-func (b *Built) claims(digester object.Digester) (map[object.ID]claim, error) {
-	claims := make(map[object.ID]claim, len(b.Objects))
-	for i, u := range b.Objects {
-		c := claim{ref: b.Desired[i].Ref, digest: b.Desired[i].Digest}
-		if (u.GroupVersionKind().GroupKind() == schema.GroupKind{Kind: "Namespace"}) {
-			c.shareable = true
-			bare := u.DeepCopy()
-			disown(bare)
-			digest, err := digester.Object(bare)
-			if err != nil {
-				return nil, err
-			}
-			c.digest = digest
-		}
-		claims[object.IDOf(u)] = c
+// anonymous is what the digest of an object stands for. A Namespace may be rendered
+// by several overlays, and the label of one of them is on it: that makes no
+// difference.
+func anonymous(u *unstructured.Unstructured) *unstructured.Unstructured {
+	if (u.GroupVersionKind().GroupKind() != schema.GroupKind{Kind: "Namespace"}) {
+		return u
 	}
-	return claims, nil
-}
-
-// share takes the name of this overlay off the Namespaces that others render too,
-// so that all render the same and none is their owner.
-func (b *Built) share(digester object.Digester, others map[object.ID]string) error {
-	for i, u := range b.Objects {
-		if _, shared := others[object.IDOf(u)]; !shared {
-			continue
-		}
-		disown(u)
-		digest, err := digester.Object(u)
-		if err != nil {
-			return err
-		}
-		b.Desired[i].Shared, b.Desired[i].Digest = true, digest
-	}
-	return nil
+	bare := u.DeepCopy()
+	disown(bare)
+	return bare
 }
 
 // disown removes what names one overlay from an object's metadata.
@@ -129,6 +103,26 @@ func disown(u *unstructured.Unstructured) {
 	delete(annotations, v1alpha1.PathAnnotation)
 	u.SetLabels(labels)
 	u.SetAnnotations(annotations)
+}
+
+// share takes the name of this overlay off the Namespaces that others render too.
+func (b *Built) share(shared map[object.ID]bool) {
+	for i, u := range b.Objects {
+		if shared[object.IDOf(u)] {
+			disown(u)
+			b.Desired[i].Shared = true
+		}
+	}
+}
+
+// claims are the objects as the board compares them.
+func (b *Built) claims() map[object.ID]claim {
+	claims := make(map[object.ID]claim, len(b.Desired))
+	for _, d := range b.Desired {
+		id := inventory.IDOf(d.Ref)
+		claims[id] = claim{ref: d.Ref, digest: d.Digest, shareable: id.GroupKind() == schema.GroupKind{Kind: "Namespace"}}
+	}
+	return claims
 }
 
 // pick returns the objects with these identities.

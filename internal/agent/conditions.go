@@ -43,7 +43,7 @@ var untracked = map[string]string{
 
 // summarise sets the conditions that follow from others: those that are not
 // tracked, and Ready.
-func summarise(status *v1alpha1.ClusterOverlayStatus, generation int64) {
+func summarise(status *v1alpha1.ClusterOverlayStatus, generation int64, suspended bool) {
 	for kind, message := range untracked {
 		setCondition(&status.Conditions, generation, kind, metav1.ConditionUnknown, v1alpha1.NotTrackedReason, message)
 	}
@@ -51,6 +51,12 @@ func summarise(status *v1alpha1.ClusterOverlayStatus, generation int64) {
 		setCondition(&status.Conditions, generation, v1alpha1.PendingDeletionCondition, metav1.ConditionFalse, v1alpha1.NothingPendingReason, "")
 	}
 	ready := readiness(status.Conditions)
+	if suspended {
+		ready = metav1.Condition{
+			Status: metav1.ConditionUnknown, Reason: v1alpha1.SuspendedReason,
+			Message: "suspended; nothing is written to the overlay's objects",
+		}
+	}
 	setCondition(&status.Conditions, generation, v1alpha1.ReadyCondition, ready.Status, ready.Reason, ready.Message)
 }
 

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -26,7 +27,11 @@ func discoverStep(ctx context.Context, run *fleetRun) error {
 		Tree: run.snapshot.Tree, Paths: run.fleet.Spec.Overlays.Paths, Exclude: run.fleet.Spec.Overlays.Exclude,
 	})
 	if err != nil {
-		return run.stop(v1alpha1.DiscoveredCondition, v1alpha1.InvalidSpecReason, err)
+		reason := v1alpha1.InvalidSpecReason
+		if errors.Is(err, render.ErrTree) {
+			reason = fetchReason(err)
+		}
+		return run.stop(v1alpha1.DiscoveredCondition, reason, err)
 	}
 	for _, s := range skipped {
 		ctrl.LoggerFrom(ctx).V(1).Info("directory is not an overlay", "path", s.Path, "reason", s.Reason)
@@ -65,36 +70,38 @@ func adoptStep(ctx context.Context, run *fleetRun) error {
 		run.next.adopted = previous.adopted
 		run.next.scanned = maps.Clone(previous.scanned)
 	}
-	run.next.leaving = leavingOverlays(existing, run.next.paths)
-	names := map[string]bool{}
 	unknown := false
 	for path := range run.next.paths {
-		switch o := existing[path]; {
-		case o == nil:
-			names[OverlayName(run.name.Name, path)], unknown = true, true
-		case !run.next.covers(o):
+		unknown = unknown || existing[path] == nil
+	}
+	for _, o := range existing {
+		if !covers(&run.next, run.board, run.name, o) {
 			run.next.scanned[o.UID], unknown = true, true
 		}
 	}
-	if !unknown {
-		return nil
+	if unknown {
+		if run.next.adopted, err = run.scan(ctx, run.fleet); err != nil {
+			return fmt.Errorf("look for objects that carry this Fleet's labels: %w", err)
+		}
 	}
-	run.next.scannedNames = names
-	if run.next.adopted, err = run.scan(ctx, run.fleet); err != nil {
-		return fmt.Errorf("look for objects that carry this Fleet's labels: %w", err)
-	}
+	run.next.leaving = leavingOverlays(existing, &run.next)
 	return nil
 }
 
 // leavingOverlays lists the overlays that have lost their directory.
-func leavingOverlays(existing map[string]*v1alpha1.ClusterOverlay, paths map[string]bool) map[string][]object.ID {
+func leavingOverlays(existing map[string]*v1alpha1.ClusterOverlay, v *view) map[string][]object.ID {
 	leaving := map[string][]object.ID{}
 	for path, o := range existing {
-		if paths[path] || len(o.Status.Inventory) == 0 || o.Status.PendingDeletion != nil && o.Status.PendingDeletion.Approved {
+		if v.paths[path] || o.Status.PendingDeletion != nil && o.Status.PendingDeletion.Approved {
 			continue
 		}
 		for _, e := range o.Status.Inventory {
 			leaving[path] = append(leaving[path], inventory.IDOf(e.ObjectReference))
+		}
+		if len(o.Status.Inventory) == 0 && o.Status.AppliedRevision == "" {
+			for _, ref := range v.adopted[o.Name] {
+				leaving[path] = append(leaving[path], inventory.IDOf(ref))
+			}
 		}
 	}
 	return leaving
@@ -103,6 +110,7 @@ func leavingOverlays(existing map[string]*v1alpha1.ClusterOverlay, paths map[str
 // createStep creates the ClusterOverlays that are missing. A crash here leaves
 // some of them; the next round makes the rest.
 func createStep(ctx context.Context, run *fleetRun) error {
+	var errs []error
 	for _, path := range slices.Sorted(maps.Keys(run.next.paths)) {
 		if run.existing[path] != nil {
 			continue
@@ -112,11 +120,16 @@ func createStep(ctx context.Context, run *fleetRun) error {
 			Spec:       v1alpha1.ClusterOverlaySpec{FleetRef: v1alpha1.LocalReference{Name: run.name.Name}, Path: path},
 		}
 		controllerutil.AddFinalizer(o, v1alpha1.OverlayFinalizer)
-		if err := run.client.Create(ctx, o); client.IgnoreAlreadyExists(err) != nil {
-			return fmt.Errorf("create ClusterOverlay %s for %s: %w", o.Name, path, err)
+		err := run.client.Create(ctx, o)
+		if client.IgnoreAlreadyExists(err) != nil {
+			errs = append(errs, fmt.Errorf("create ClusterOverlay %s for %s: %w", o.Name, path, err))
+		}
+		if err == nil {
+			run.board.cover(run.name, o.UID)
+			run.enqueue(client.ObjectKeyFromObject(o))
 		}
 	}
-	return nil
+	return errors.Join(errs...)
 }
 
 // list returns the Fleet's ClusterOverlays by path.
@@ -152,7 +165,10 @@ func publishStep(ctx context.Context, run *fleetRun) error {
 	for _, path := range concerned {
 		run.enqueue(client.ObjectKey{Namespace: run.name.Namespace, Name: OverlayName(run.name.Name, path)})
 	}
-	if previous == nil { // overlays that lost their directory while the agent was away
+	// Overlays that have lost their directory are looked at when that is news, when
+	// it may have happened while the agent was away, and when what holds them back
+	// may have gone.
+	if previous == nil || !previous.sameSettings(&run.next) || len(previous.leaving) != len(run.next.leaving) {
 		for path, o := range run.existing {
 			if !run.next.paths[path] {
 				run.enqueue(client.ObjectKeyFromObject(o))

@@ -8,6 +8,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -19,23 +20,26 @@ import (
 // substituteStep gathers the values of variables. A source that can't be read
 // stops here: rendering with half the values would be acting on partial truth.
 func substituteStep(ctx context.Context, run *fleetRun) error {
-	substitution, err := gatherSubstitution(ctx, run.values.get, run.fleet)
+	substitution, secrets, err := gatherSubstitution(ctx, run.values.get, run.fleet)
 	if err != nil {
 		return run.stop(v1alpha1.DiscoveredCondition, v1alpha1.SubstitutionReason, err)
 	}
-	run.next.substitution = substitution
+	run.next.substitution, run.next.secrets = substitution, secrets
 	return nil
 }
 
 type valueGetter func(context.Context, schema.GroupVersionKind, types.NamespacedName) (*valueObject, error)
 
-// gatherSubstitution reads a Fleet's variables; nil if it declares none.
-func gatherSubstitution(ctx context.Context, get valueGetter, fleet *v1alpha1.Fleet) (*render.Substitution, error) {
+// gatherSubstitution reads a Fleet's variables; nil if it declares none. secrets
+// holds those that came from Secrets, in the form of one, so that they can be taken
+// out of texts; nil if none did.
+func gatherSubstitution(ctx context.Context, get valueGetter, fleet *v1alpha1.Fleet) (_ *render.Substitution, secrets *unstructured.Unstructured, _ error) {
 	spec := fleet.Spec.Substitute
 	if spec == nil {
-		return nil, nil
+		return nil, nil, nil
 	}
 	values := map[string]string{}
+	hidden := map[string]any{}
 	for _, from := range spec.From {
 		name := types.NamespacedName{Namespace: fleet.Namespace, Name: from.Name}
 		object, err := get(ctx, corev1.SchemeGroupVersion.WithKind(from.Kind), name)
@@ -43,18 +47,24 @@ func gatherSubstitution(ctx context.Context, get valueGetter, fleet *v1alpha1.Fl
 		case apierrors.IsNotFound(err) && from.Optional:
 			continue
 		case apierrors.IsNotFound(err):
-			return nil, fmt.Errorf("%s %s, named by spec.substitute.from, does not exist; create it or set optional: true", from.Kind, name)
+			return nil, nil, fmt.Errorf("%s %s, named by spec.substitute.from, does not exist; create it or set optional: true", from.Kind, name)
 		case err != nil:
-			return nil, fmt.Errorf("read %s %s, named by spec.substitute.from: %w", from.Kind, name, err)
+			return nil, nil, fmt.Errorf("read %s %s, named by spec.substitute.from: %w", from.Kind, name, err)
 		}
 		for key, value := range object.data {
 			values[key] = string(value)
+			if from.Kind == "Secret" {
+				hidden[from.Name+"/"+key] = string(value)
+			}
 		}
 	}
 	for key, value := range spec.Vars {
 		values[key] = value
 	}
-	return &render.Substitution{Values: values}, nil
+	if len(hidden) > 0 {
+		secrets = &unstructured.Unstructured{Object: map[string]any{"apiVersion": "v1", "kind": "Secret", "stringData": hidden}}
+	}
+	return &render.Substitution{Values: values}, secrets, nil
 }
 
 // GatherSubstitution reads a Fleet's variables for the command line, which has no
@@ -63,13 +73,16 @@ func GatherSubstitution(ctx context.Context, reader client.Reader, fleet *v1alph
 	get := func(ctx context.Context, gvk schema.GroupVersionKind, name types.NamespacedName) (*valueObject, error) {
 		return readValues(ctx, reader, gvk, name)
 	}
-	return gatherSubstitution(ctx, get, fleet)
+	substitution, _, err := gatherSubstitution(ctx, get, fleet)
+	return substitution, err
 }
 
 // valueObject is the data of a ConfigMap or Secret at one version of it.
 type valueObject struct {
 	version string
 	data    map[string][]byte
+	// absent is the API server's word that there is no such object.
+	absent error
 }
 
 // valueCache reads ConfigMaps and Secrets that Fleets name. A metadata watch tells
@@ -93,7 +106,7 @@ func (c *valueCache) get(ctx context.Context, gvk schema.GroupVersionKind, name 
 	held := c.held[gvk][name]
 	c.mu.Unlock()
 	if held != nil && held.version == known.ResourceVersion {
-		return held, nil
+		return held, held.absent
 	}
 	// The cache may lag, so what it lacks is looked for live as well.
 	read, err := readValues(ctx, c.live, gvk, name)
@@ -105,12 +118,14 @@ func (c *valueCache) get(ctx context.Context, gvk schema.GroupVersionKind, name 
 	if c.held[gvk] == nil {
 		c.held[gvk] = map[types.NamespacedName]*valueObject{}
 	}
-	if err != nil {
+	if apierrors.IsNotFound(err) && known.ResourceVersion == "" {
+		read = &valueObject{absent: err} // until the watch says otherwise
+	} else if err != nil {
 		delete(c.held[gvk], name)
 		return nil, err
 	}
 	c.held[gvk][name] = read
-	return read, nil
+	return read, err
 }
 
 // readValues reads the data of a ConfigMap or Secret.

@@ -8,8 +8,8 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/types"
 	ctrl "sigs.k8s.io/controller-runtime"
 
@@ -31,11 +31,15 @@ const (
 // inventory is written first, so a crash at any point leaves nothing that the
 // agent doesn't know of.
 func applyStep(ctx context.Context, run *overlayRun) error {
-	if run.gone || run.built == nil || len(run.built.Objects) == 0 {
+	if run.gone || run.built == nil {
 		return nil
 	}
 	if run.suspended() {
 		return errStop
+	}
+	if len(run.built.Objects) == 0 {
+		run.applied("the overlay renders nothing") // what it owns is the prune step's business
+		return nil
 	}
 	changed := run.toSend()
 	if len(changed) == 0 {
@@ -70,11 +74,9 @@ func applyStep(ctx context.Context, run *overlayRun) error {
 }
 
 // toSend lists the objects that have to be sent: those that changed, or all when a
-// person asked for it or when the Cluster was deleted and took others along.
+// person asked for it.
 func (run *overlayRun) toSend() []object.ID {
-	last := meta.FindStatusCondition(run.status.Conditions, v1alpha1.AppliedCondition)
-	if run.requested || last != nil && last.Reason == v1alpha1.ClusterDeletingReason {
-		run.requested = true
+	if run.requested {
 		ids := make([]object.ID, 0, len(run.built.Objects))
 		for _, u := range run.built.Objects {
 			ids = append(ids, object.IDOf(u))
@@ -103,15 +105,18 @@ func (run *overlayRun) send(ctx context.Context, ids []object.ID, known map[obje
 	if err != nil || report.Halted != nil {
 		return report, err
 	}
-	var owned []object.ID
-	for _, failure := range report.Errors() {
-		if failure.Reason == v1alpha1.OwnedByOtherReason {
-			owned = append(owned, failure.ID)
+	from, complete := run.takeovers(report)
+	if !complete {
+		// Their owner may be about to let go of them; then it asks for us.
+		if settled, _ := run.board.settle(run.fleetName, run.overlay.Spec.Path); !settled {
+			return report, errStop
+		}
+		if from, _ = run.takeovers(report); len(from) == 0 {
+			return report, nil
 		}
 	}
-	from, err := run.takeovers(ctx, owned)
-	if err != nil || len(from) == 0 {
-		return report, err
+	if len(from) == 0 {
+		return report, nil
 	}
 	ctrl.LoggerFrom(ctx).Info("taking objects over from other overlays", "objects", len(from))
 	req.TakeOverFrom = from
@@ -179,23 +184,35 @@ func (run *overlayRun) applied(summary string) {
 
 // halted records what keeps the agent from writing to any object of the overlay.
 func (run *overlayRun) halted(halt *apply.Error) error {
+	run.halt = halt.Error()
+	if halt.Reason == v1alpha1.ClusterDeletingReason {
+		// The garbage collector takes others along, so nothing is known to be applied.
+		for i := range run.status.Inventory {
+			if e := &run.status.Inventory[i]; e.State == v1alpha1.EntryApplied || e.State == v1alpha1.EntryShared {
+				e.State, e.Digest = v1alpha1.EntryIntent, ""
+			}
+		}
+	}
 	run.fail(v1alpha1.AppliedCondition, halt.Reason, halt.Message)
 	run.handled()
 	run.again(clusterRetry)
-	// Objects that have left Git are still looked after: a deletion that was
-	// approved must go on while the Cluster is on its way out.
+	// Objects that have left Git are still shown, but none of them is deleted.
 	return nil
 }
 
 // applyFailed records all errors of all objects at once.
 func (run *overlayRun) applyFailed(failures []*apply.Error) error {
+	manifests := make(map[object.ID]*unstructured.Unstructured, len(run.built.Objects))
+	for _, u := range run.built.Objects {
+		manifests[object.IDOf(u)] = u
+	}
 	reason, transient := failures[0].Reason, true
 	lines := make([]string, 0, len(failures)+1)
 	if len(failures) > 1 {
 		lines = append(lines, fmt.Sprintf("%d objects failed:", len(failures)))
 	}
 	for _, f := range failures {
-		lines = append(lines, f.Error())
+		lines = append(lines, object.Scrub(f.Error(), manifests[f.ID])) // an API server quotes what it refuses
 		if !f.Transient && transient {
 			reason, transient = f.Reason, false
 		}

@@ -6,11 +6,10 @@ import (
 	"slices"
 	"strings"
 
-	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/types"
-	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"capstan.dev/capstan/api/v1alpha1"
+	"capstan.dev/capstan/internal/apply"
 	"capstan.dev/capstan/internal/inventory"
 	"capstan.dev/capstan/internal/object"
 )
@@ -21,58 +20,77 @@ func claimStep(_ context.Context, run *overlayRun) error {
 	if run.gone || run.rendering == nil {
 		return nil
 	}
-	if clashes := run.board.clashes(run.fleetName, run.overlay.Spec.Path); len(clashes) > 0 {
+	clashes, undecided := run.board.clashes(run.fleetName, run.overlay.Spec.Path)
+	if len(clashes) > 0 {
 		run.fail(v1alpha1.AppliedCondition, v1alpha1.DuplicateObjectReason, strings.Join(clashes, "\n"))
 		run.handled()
 		return errStop
 	}
-	if run.built == nil {
-		return nil
+	if undecided {
+		return errStop
 	}
+	run.share()
+	return nil
+}
+
+// share marks the Namespaces that other overlays render too. They are sent without
+// the name of an overlay, so all overlays send the same and none is the owner. What
+// is on record changes only when all overlays are rendered: until then it is not
+// known that the others have let go.
+func (run *overlayRun) share() {
 	var namespaces []object.ID
 	for id, c := range run.rendering.claims {
 		if c.shareable {
 			namespaces = append(namespaces, id)
 		}
 	}
-	return run.built.share(run.digester, run.board.claimants(run.fleetName, run.overlay.Spec.Path, namespaces))
+	if len(namespaces) == 0 {
+		return
+	}
+	run.shared = map[object.ID]bool{}
+	for id := range run.board.claimants(run.fleetName, run.overlay.Spec.Path, namespaces) {
+		run.shared[id] = true
+	}
+	for i := range run.status.Inventory {
+		e := &run.status.Inventory[i]
+		switch id := inventory.IDOf(e.ObjectReference); {
+		case e.State == v1alpha1.EntryApplied && run.shared[id]:
+			e.State = v1alpha1.EntryShared
+		case e.State == v1alpha1.EntryShared && !run.shared[id] && slices.Contains(namespaces, id):
+			if settled, _ := run.board.settle(run.fleetName, run.overlay.Spec.Path); settled {
+				e.State = v1alpha1.EntryApplied
+			} else {
+				run.shared[id] = true
+			}
+		}
+	}
+	if run.built != nil {
+		run.built.share(run.shared)
+	}
 }
 
-// blockedByDuplicate reports whether the last recorded outcome was a duplicate.
-func (run *overlayRun) blockedByDuplicate() bool {
-	c := meta.FindStatusCondition(run.status.Conditions, v1alpha1.AppliedCondition)
-	return c != nil && c.Reason == v1alpha1.DuplicateObjectReason
-}
-
-// takeovers says, for objects that are live under another overlay of this fleet,
-// which overlay may lose them: one that is known not to render them any more, or
-// that shares them.
-func (run *overlayRun) takeovers(ctx context.Context, ids []object.ID) (map[object.ID]string, error) {
-	if len(ids) == 0 {
-		return nil, nil
-	}
-	var all v1alpha1.ClusterOverlayList
-	if err := run.client.List(ctx, &all, client.InNamespace(run.name.Namespace), client.MatchingFields{fleetIndex: run.fleetName.Name}); err != nil {
-		return nil, err
-	}
-	shared := run.board.claimants(run.fleetName, run.overlay.Spec.Path, ids)
-	from := map[object.ID]string{}
-	for i := range all.Items {
-		other := &all.Items[i]
-		if other.Name == run.name.Name {
+// takeovers says, for objects that were refused because they are live under
+// another overlay of this fleet, which overlay may lose them: one that is known not
+// to render them any more, or that shares them. complete is false if others may
+// follow. The label on the object tells whose it is, because the
+// other may have forgotten it by now.
+func (run *overlayRun) takeovers(report apply.Report) (from map[object.ID]string, complete bool) {
+	from, complete = map[object.ID]string{}, true
+	for _, o := range report.Outcomes {
+		if o.Err == nil || o.Err.Reason != v1alpha1.OwnedByOtherReason {
 			continue
 		}
-		for _, e := range other.Status.Inventory {
-			id := inventory.IDOf(e.ObjectReference)
-			if !slices.Contains(ids, id) {
-				continue
-			}
-			if run.board.releasedBy(run.fleetName, other.Spec.Path, id) || shared[id] == other.Spec.Path {
-				from[id] = other.Name
-			}
+		former := ""
+		if o.Before != nil && o.Before.GetLabels()[v1alpha1.FleetLabel] == apply.FleetLabelValue(run.fleetName.Namespace, run.fleetName.Name) {
+			former = o.Before.GetLabels()[v1alpha1.OverlayLabel]
+		}
+		if former != "" && (run.shared[o.ID] || run.board.releasedBy(run.fleetName, former, o.ID)) {
+			from[o.ID] = former
+		} else if former != "" {
+			complete = false
 		}
 	}
-	return from, nil
+	return from, complete
 }
 
 // wakeFormer asks the overlays that lost objects to look again, so that they drop

@@ -4,7 +4,7 @@ import (
 	"context"
 	"time"
 
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 
 	"capstan.dev/capstan/api/v1alpha1"
 )
@@ -23,14 +23,17 @@ func observeStep(ctx context.Context, run *overlayRun) error {
 	}
 	run.digester = digester
 	run.gone = !run.view.paths[run.overlay.Spec.Path]
-	if !run.gone && run.name.Name != OverlayName(run.fleetName.Name, run.overlay.Spec.Path) {
+	if run.name.Name != OverlayName(run.fleetName.Name, run.overlay.Spec.Path) {
 		run.fail(v1alpha1.RenderedCondition, v1alpha1.InvalidSpecReason,
 			"the overlay of this path must be named "+OverlayName(run.fleetName.Name, run.overlay.Spec.Path)+"; delete this ClusterOverlay")
 		return errStop
 	}
 	request := run.overlay.Annotations[v1alpha1.RequestedAtAnnotation]
 	run.requested = request != "" && request != run.status.LastHandledRequest
-	if !run.view.covers(run.overlay) {
+	if run.gone || run.suspended() {
+		run.handled() // there is nothing to compare
+	}
+	if !covers(run.view, run.board, run.fleetName, run.overlay) {
 		// Its inventory is empty and it is not known whether it owned anything
 		// before: the next look at the Fleet finds out.
 		run.again(2 * time.Second)
@@ -41,13 +44,8 @@ func observeStep(ctx context.Context, run *overlayRun) error {
 			run.status.Inventory = append(run.status.Inventory, v1alpha1.InventoryEntry{ObjectReference: ref, State: v1alpha1.EntryIntent})
 		}
 	}
-	if run.suspended() {
-		run.condition(v1alpha1.ReadyCondition, metav1.ConditionUnknown, v1alpha1.SuspendedReason, suspendedMessage)
-	}
 	return nil
 }
-
-const suspendedMessage = "suspended; nothing is written to the overlay's objects"
 
 // suspended reports whether the overlay or its Fleet is suspended. Such an overlay
 // is still rendered, because others must know what it claims.
@@ -57,6 +55,6 @@ func (run *overlayRun) suspended() bool {
 
 // covers reports whether it is known what an overlay owned before it had an
 // inventory.
-func (v *view) covers(o *v1alpha1.ClusterOverlay) bool {
-	return len(o.Status.Inventory) > 0 || o.Status.AppliedRevision != "" || v.scanned[o.UID] || v.scannedNames[o.Name]
+func covers(v *view, b *board, fleet types.NamespacedName, o *v1alpha1.ClusterOverlay) bool {
+	return len(o.Status.Inventory) > 0 || o.Status.AppliedRevision != "" || v.scanned[o.UID] || b.covered(fleet, o.UID)
 }

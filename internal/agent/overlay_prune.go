@@ -87,6 +87,8 @@ func (run *overlayRun) hold(whole bool) (hold string, wait bool) {
 	switch {
 	case !settled:
 		return "", true
+	case run.halt != "":
+		return run.halt, false
 	case len(failing) > 0:
 		return fmt.Sprintf("nothing is deleted while overlays of the fleet do not render, because they may hold these objects now: %s", strings.Join(failing, ", ")), false
 	case whole && (run.status.PendingDeletion == nil || !run.status.PendingDeletion.Approved):
@@ -107,7 +109,8 @@ func (run *overlayRun) pruneRound(ctx context.Context, desired []inventory.Desir
 		Previous: run.status.PendingDeletion, Approval: run.approval(), Hold: hold,
 		NamespacesInUse: run.board.namespaces(run.fleetName, run.overlay.Spec.Path),
 	}
-	if in.Candidates, err = run.candidates(ctx, desired); err != nil {
+	var handing int
+	if in.Candidates, handing, err = run.candidates(ctx, desired); err != nil {
 		return false, err
 	}
 	plan := inventory.PlanPrune(in)
@@ -127,17 +130,33 @@ func (run *overlayRun) pruneRound(ctx context.Context, desired []inventory.Desir
 		}
 		return true, run.dropApproval(ctx)
 	}
-	if hold != "" {
-		run.again(retainedRetry)
-	}
+	run.lookAgain(in.Candidates, handing)
 	return run.delete(ctx, plan)
 }
 
-// candidates reads the live state of what has left Git.
-func (run *overlayRun) candidates(ctx context.Context, desired []inventory.Desired) ([]inventory.Candidate, error) {
+// lookAgain says when to look at the candidates next. Approvals, commits and other
+// overlays announce themselves; what live objects do does not.
+func (run *overlayRun) lookAgain(candidates []inventory.Candidate, handing int) {
+	for _, c := range candidates {
+		switch {
+		case c.ReadError != nil:
+			run.again(0)
+		case c.Live != nil && c.Live.GetDeletionTimestamp() != nil:
+			run.again(deletionRetry)
+		}
+	}
+	if len(candidates)+handing > 0 {
+		run.again(retainedRetry)
+	}
+}
+
+// candidates reads the live state of what has left Git. Objects that another
+// overlay renders but has not taken over yet are none: they stay in this inventory
+// until they are in the other, so that no object is in neither.
+func (run *overlayRun) candidates(ctx context.Context, desired []inventory.Desired) (_ []inventory.Candidate, handing int, _ error) {
 	applier, err := run.as()
 	if err != nil {
-		return nil, err
+		return nil, 0, err
 	}
 	leaving := inventory.Leaving(run.status.Inventory, desired)
 	ids := make([]object.ID, 0, len(leaving))
@@ -152,12 +171,25 @@ func (run *overlayRun) candidates(ctx context.Context, desired []inventory.Desir
 		if apply.IsNotFound(c.ReadError) {
 			c.Live, c.ReadError = nil, nil
 		}
-		if c.Live != nil && c.ReadError == nil {
+		if c.HandedTo != "" && run.handing(c) {
+			handing++
+			continue
+		}
+		if c.Live != nil && c.ReadError == nil && c.HandedTo == "" {
 			c.Users, c.ReadError = run.users(ctx, applier, entry, ids)
 		}
 		candidates = append(candidates, c)
 	}
-	return candidates, nil
+	return candidates, handing, nil
+}
+
+// handing reports whether an object that another overlay renders may still be this
+// overlay's. Of a Namespace that both rendered the other is an owner already.
+func (run *overlayRun) handing(c inventory.Candidate) bool {
+	if (inventory.IDOf(c.Entry.ObjectReference).GroupKind() == schema.GroupKind{Kind: "Namespace"}) {
+		return false
+	}
+	return c.ReadError != nil || c.Live != nil && c.Live.GetLabels()[v1alpha1.OverlayLabel] == run.name.Name
 }
 
 // users lists live objects that need one that has left Git: those that are made
@@ -244,12 +276,6 @@ func (run *overlayRun) held(plan inventory.PrunePlan) {
 // delete acts on a plan whose intent is on record.
 func (run *overlayRun) delete(ctx context.Context, plan inventory.PrunePlan) (again bool, err error) {
 	if len(plan.Delete) == 0 {
-		switch {
-		case plan.Waiting != "":
-			run.again(deletionRetry)
-		case len(plan.Keep) > 0 && (plan.Pending == nil || plan.Pending.Approved):
-			run.again(retainedRetry)
-		}
 		return false, nil
 	}
 	if err := run.save(ctx); err != nil {
@@ -264,11 +290,15 @@ func (run *overlayRun) delete(ctx context.Context, plan inventory.PrunePlan) (ag
 		if err != nil {
 			return false, err // what is left is still in the inventory
 		}
-		if outcome == apply.DeleteDeleted {
+		switch outcome {
+		case apply.DeleteDeleted:
 			run.metrics.deleted(ref.Kind)
+			again = true
+		case apply.DeleteGone, apply.DeleteTerminating:
+			again = true
 		}
 	}
-	return true, nil // the next round sees what is gone
+	return again, nil // the next round sees what is gone
 }
 
 // dropApproval removes the annotation: an approval is used once.

@@ -62,10 +62,12 @@ type overlayRun struct {
 	view      *view
 	applier   Applier
 	digester  object.Digester
-	gone      bool       // the directory is no overlay of the commit
-	requested bool       // a person asked for a full comparison
-	built     *Built     // what the overlay renders, nil if it was not rendered now
-	rendering *rendering // what is known of the render at this view
+	gone      bool               // the directory is no overlay of the commit
+	requested bool               // a person asked for a full comparison
+	built     *Built             // what the overlay renders, nil if it was not rendered now
+	rendering *rendering         // what is known of the render at this view
+	shared    map[object.ID]bool // Namespaces that other overlays render too
+	halt      string             // why nothing may be written to the overlay's objects now
 	events    []notice
 	// settled is false while something is left to do that no event will announce;
 	// retry says when to look again, 0 leaves it to the back-off.
@@ -112,7 +114,7 @@ func (r *overlayReconciler) Reconcile(ctx context.Context, req ctrl.Request) (ct
 	err := run.steps(ctx)
 	if ctx.Err() != nil {
 		// Stopping. What was written ahead is on record; the next start goes on from it.
-		return ctrl.Result{}, ctx.Err()
+		return ctrl.Result{}, nil
 	}
 	if err == nil || errors.Is(err, errStop) {
 		err = run.record(ctx)
@@ -170,6 +172,7 @@ func (run *overlayRun) condition(kind string, status metav1.ConditionStatus, rea
 
 // fail sets a condition to False. An event goes with it if that is news.
 func (run *overlayRun) fail(kind, reason, message string) {
+	message = object.Scrub(message, run.view.secrets)
 	was := meta.FindStatusCondition(run.overlay.Status.Conditions, kind)
 	if was == nil || was.Status != metav1.ConditionFalse || was.Reason != reason || was.Message != truncate(message) {
 		run.events = append(run.events, notice{corev1.EventTypeWarning, reason, message})
@@ -179,9 +182,9 @@ func (run *overlayRun) fail(kind, reason, message string) {
 
 // record writes the status, if it says something new, and then the events.
 func (run *overlayRun) record(ctx context.Context) error {
-	if run.overlay.UID != "" && run.overlay.DeletionTimestamp.IsZero() {
+	if run.view != nil && run.overlay.DeletionTimestamp.IsZero() {
 		run.status.ObservedGeneration = run.overlay.Generation
-		summarise(&run.status, run.overlay.Generation)
+		summarise(&run.status, run.overlay.Generation, run.suspended())
 		if err := run.save(ctx); err != nil {
 			return err
 		}

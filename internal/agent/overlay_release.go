@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
 
@@ -52,8 +53,12 @@ func (run *overlayRun) patchMetadata(ctx context.Context, what string, change fu
 	base := run.overlay.DeepCopy()
 	changed := run.overlay.DeepCopy()
 	change(changed)
-	if err := run.client.Patch(ctx, changed, client.MergeFromWithOptions(base, client.MergeFromWithOptimisticLock{})); err != nil {
-		return fmt.Errorf("%s: %w", what, client.IgnoreNotFound(err))
+	err := run.client.Patch(ctx, changed, client.MergeFromWithOptions(base, client.MergeFromWithOptimisticLock{}))
+	switch {
+	case apierrors.IsNotFound(err):
+		return errStop // it is gone, and with it what was to be done
+	case err != nil:
+		return fmt.Errorf("%s: %w", what, err)
 	}
 	run.overlay = changed
 	run.written.remember(changed)

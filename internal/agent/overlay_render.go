@@ -43,15 +43,13 @@ func renderStep(ctx context.Context, run *overlayRun) error {
 	if errors.Is(err, render.ErrTree) {
 		return err // says nothing about the overlay: what it holds is not known now
 	}
-	r := &rendering{sequence: run.view.sequence, closure: built.Closure, variables: built.Variables, err: err}
-	r.inputs = inputsDigest(run.digester, r.closure, r.variables, run.view)
-	if err == nil {
-		if r.claims, err = built.claims(run.digester); err != nil {
-			return err
-		}
+	r := &rendering{
+		sequence: run.view.sequence, closure: built.Closure, variables: built.Variables, err: err,
+		claims: built.claims(), owns: len(run.status.Inventory) > 0,
 	}
+	r.inputs = inputsDigest(run.digester, r.closure, r.variables, run.view)
 	run.rendering = r
-	run.board.rendered(run.fleetName, path, r)
+	run.board.rendered(run.fleetName, path, r, run.digester)
 	if r.inputs != run.status.InputsDigest {
 		run.status.InputsDigest = r.inputs
 		run.status.DesiredRevision = run.view.revision.String()
