@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -19,7 +20,7 @@ func TestPackageComments(t *testing.T) {
 		for _, p := range listPackages(t, dir, "-find", "./...") {
 			files := p.GoFiles
 			if len(files) == 0 {
-				files = append(p.TestGoFiles, p.XTestGoFiles...)
+				files = slices.Concat(p.TestGoFiles, p.XTestGoFiles)
 			}
 			var where []string
 			for _, file := range files {

@@ -24,7 +24,7 @@ func (b *bench) floor() {
 	if err != nil {
 		b.Fatal(err)
 	}
-	defer mirror.Close() //nolint:errcheck // read only
+	defer mirror.Close()
 	snapshot, err := mirror.Sync(b.Context())
 	if err != nil {
 		b.Fatal(err)
