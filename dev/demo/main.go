@@ -271,7 +271,7 @@ func (d *demo) watch(ctx context.Context, kubeconfig string) error {
 	_, _ = io.Copy(os.Stdout, out)
 	err = cmd.Wait()
 	if ctx.Err() != nil {
-		return nil
+		return nil //nolint:nilerr // the person has seen enough
 	}
 	return err
 }

@@ -90,7 +90,7 @@ func (r *fleetReconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl
 	run := &fleetRun{fleetReconciler: r, name: req.NamespacedName, fleet: &fleet, status: *fleet.Status.DeepCopy()}
 	err := run.steps(ctx)
 	if ctx.Err() != nil {
-		return ctrl.Result{}, nil // stopping: nothing that failed now means anything
+		return ctrl.Result{}, nil //nolint:nilerr // stopping: nothing that failed now means anything
 	}
 	run.status.LastHandledRequest = fleet.Annotations[v1alpha1.RequestedAtAnnotation]
 	if err := errors.Join(err, run.record(ctx)); err != nil && !errors.Is(err, errStop) {
