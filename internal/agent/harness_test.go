@@ -114,7 +114,7 @@ type running struct {
 // stop ends the agent and waits for it.
 func (r *running) stop() {
 	r.cancel()
-	_ = <-r.done
+	<-r.done //nolint:errcheck // it is waited for, not asked
 }
 
 // start starts an agent that sees the world's namespace only.
