@@ -76,7 +76,7 @@ envtest: ## Build kube-apiserver and etcd into bin/, unless KUBEBUILDER_ASSETS h
 		hack/assets.sh; \
 	else \
 		hack/tool.sh kube-apiserver k8s.io/kubernetes/cmd/kube-apiserver '$(KUBE_VERSION)' '$(KUBE_LDFLAGS)' 'about 4 minutes' && \
-		hack/tool.sh etcd go.etcd.io/etcd/server/v3 '$(ETCD_VERSION)' '-s -w' 'about half a minute'; \
+		hack/tool.sh etcd go.etcd.io/etcd/server/v3 '$(ETCD_VERSION)' '-s -w' 'about a minute'; \
 	fi
 
 .PHONY: controller-gen
