@@ -93,7 +93,10 @@ func (r *fleetReconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl
 		return ctrl.Result{}, nil //nolint:nilerr // stopping: nothing that failed now means anything
 	}
 	run.status.LastHandledRequest = fleet.Annotations[v1alpha1.RequestedAtAnnotation]
-	if err := errors.Join(err, run.record(ctx)); err != nil && !errors.Is(err, errStop) {
+	if errors.Is(err, errStop) {
+		err = nil
+	}
+	if err := errors.Join(err, run.record(ctx)); err != nil {
 		return ctrl.Result{}, err
 	}
 	return ctrl.Result{RequeueAfter: r.jitter(fleet.Spec.Git.Interval.Duration)}, nil
