@@ -21,6 +21,10 @@ import (
 // applied already.
 func renderStep(ctx context.Context, run *overlayRun) error {
 	if run.gone {
+		if run.status.InputsDigest != "" { // so that they count as changed when they are back
+			run.status.InputsDigest = ""
+			run.status.DesiredRevision = run.view.revision.String()
+		}
 		return nil
 	}
 	path := run.overlay.Spec.Path
