@@ -158,7 +158,7 @@ func (s *setup) fleets() error {
 // overlays sets the overlay reconciler up.
 func (s *setup) overlays() error {
 	r := &overlayReconciler{
-		client: s.mgr.GetClient(),
+		client: s.mgr.GetClient(), live: s.mgr.GetAPIReader(),
 		applier: func(namespace, account string) (Applier, error) {
 			if account == "" {
 				return s.applier, nil

@@ -143,6 +143,8 @@ func (run *fleetRun) list(ctx context.Context) (map[string]*v1alpha1.ClusterOver
 		// One that a person made under another name is not the overlay of its path.
 		if o := &all.Items[i]; o.Name == OverlayName(run.name.Name, o.Spec.Path) {
 			byPath[o.Spec.Path] = o
+		} else {
+			run.misnamed = append(run.misnamed, o)
 		}
 	}
 	return byPath, nil
@@ -175,6 +177,11 @@ func publishStep(ctx context.Context, run *fleetRun) error {
 			}
 		}
 	}
+	if previous == nil {
+		for _, o := range run.misnamed {
+			run.enqueue(client.ObjectKeyFromObject(o))
+		}
+	}
 	run.announce(ctx, previous, len(concerned))
 	return nil
 }
@@ -192,7 +199,9 @@ func (run *fleetRun) announce(ctx context.Context, previous *view, changed int) 
 	}
 	ctrl.LoggerFrom(ctx).Info("new revision", "revision", revision, "overlays", len(run.next.paths), "concerned", changed)
 	if previous != nil {
-		run.recorder.Eventf(run.fleet, corev1.EventTypeNormal, "NewRevision", "%s concerns %d of %d overlays", revision, changed, len(run.next.paths))
+		all := maps.Clone(run.next.paths)
+		maps.Copy(all, previous.paths) // a directory that is gone is concerned too
+		run.recorder.Eventf(run.fleet, corev1.EventTypeNormal, "NewRevision", "%s concerns %d of %d overlays", revision, changed, len(all))
 	}
 }
 

@@ -55,6 +55,7 @@ type fleetRun struct {
 	snapshot *source.Snapshot
 	next     view
 	existing map[string]*v1alpha1.ClusterOverlay // the fleet's, by path
+	misnamed []*v1alpha1.ClusterOverlay          // those that are not the overlay of their path
 }
 
 // errStop ends a reconciliation in good order; its steps have said why.

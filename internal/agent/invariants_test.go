@@ -83,7 +83,7 @@ func (w *world) checkInventories() {
 		var wrong []string
 		for _, u := range w.labelled() {
 			who := owners[u.GetUID()]
-			if u.GetKind() == "Namespace" && len(who) > 0 {
+			if u.GetKind() == "Namespace" && (len(who) > 0 || u.GetLabels()[v1alpha1.OverlayLabel] == "") {
 				continue
 			}
 			if len(who) != 1 || who[0] != u.GetLabels()[v1alpha1.OverlayLabel] {

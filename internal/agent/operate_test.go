@@ -67,9 +67,9 @@ func TestSubstitution(t *testing.T) {
 	}
 
 	// A refusal by the API server, and one by the renderer, quote what they refuse.
-	w.push(overlayOf("clusters/a", `{apiVersion: v1, kind: ConfigMap, metadata: {name: "X_${PASSWORD}", namespace: NS-a}}`))
+	w.push(overlayOf("clusters/a", `{apiVersion: v1, kind: ConfigMap, metadata: {name: x, namespace: NS-a, labels: {l: "${PASSWORD} !"}}}`))
 	w.untilCondition("clusters/a", v1alpha1.AppliedCondition, v1alpha1.InvalidReason)
-	w.push(overlayOf("clusters/b", configMap("-b", "x", "${PASSWORD} ${UNKNOWN}")))
+	w.push(overlayOf("clusters/b", `{apiVersion: v1, kind: ConfigMap, metadata: {name: x, namespace: NS-b, annotations: {a: "${PASSWORD} ${UNKNOWN}"}}}`))
 	w.untilCondition("clusters/b", v1alpha1.RenderedCondition, v1alpha1.RenderFailedReason, "UNKNOWN")
 
 	// A source that goes away changes nothing that is applied.

@@ -105,6 +105,13 @@ func (run *overlayRun) send(ctx context.Context, ids []object.ID, known map[obje
 	if err != nil || report.Halted != nil {
 		return report, err
 	}
+	if !req.ReadAll && slices.ContainsFunc(report.Outcomes, lacks) {
+		// Something that was applied long ago is gone: then what else is?
+		req.Objects, req.ReadAll = run.built.Objects, true
+		if report, err = applier.Apply(ctx, req); err != nil || report.Halted != nil {
+			return report, err
+		}
+	}
 	from, complete := run.takeovers(report)
 	if !complete {
 		// Their owner may be about to let go of them; then it asks for us.
@@ -125,6 +132,11 @@ func (run *overlayRun) send(ctx context.Context, ids []object.ID, known map[obje
 	}
 	return report, err
 }
+
+// lacks reports whether something is missing that the overlay renders but had no
+// reason to send, such as a Namespace: a transient refusal with no answer of the API
+// server behind it.
+func lacks(o apply.Outcome) bool { return o.Err != nil && o.Err.Transient && o.Err.Unwrap() == nil }
 
 // as returns the Applier with the rights that the Fleet asks for.
 func (run *overlayRun) as() (Applier, error) {

@@ -38,6 +38,7 @@ type Applier interface {
 // overlayReconciler brings one overlay at a time to the management cluster.
 type overlayReconciler struct {
 	client client.Client // cached reads
+	live   client.Reader // live reads
 	// applier returns the Applier that acts under a ServiceAccount.
 	applier  func(namespace, serviceAccount string) (Applier, error)
 	key      *digestKey
@@ -117,7 +118,9 @@ func (r *overlayReconciler) Reconcile(ctx context.Context, req ctrl.Request) (ct
 		return ctrl.Result{}, nil //nolint:nilerr // not a failure of the overlay
 	}
 	if err == nil || errors.Is(err, errStop) {
-		err = run.record(ctx)
+		if err = run.record(ctx); apierrors.IsConflict(err) {
+			err = run.recordAgain(ctx, err)
+		}
 	} else {
 		err = errors.Join(err, run.record(ctx))
 	}
@@ -195,6 +198,21 @@ func (run *overlayRun) record(ctx context.Context) error {
 	}
 	run.events = nil
 	return nil
+}
+
+// recordAgain records what has been done on an overlay that somebody has changed
+// meanwhile: that is true all the same, and would else be forgotten. It is for what
+// has been done only; what is to be done must be decided anew.
+func (run *overlayRun) recordAgain(ctx context.Context, conflict error) error {
+	var live v1alpha1.ClusterOverlay
+	if err := run.live.Get(ctx, run.name, &live); err != nil {
+		return client.IgnoreNotFound(err)
+	}
+	if live.UID != run.overlay.UID || !equality.Semantic.DeepEqual(live.Status, run.overlay.Status) {
+		return conflict
+	}
+	run.overlay = &live
+	return run.record(ctx)
 }
 
 // save writes the status as it stands. The patch names the version of the overlay

@@ -1,0 +1,193 @@
+package agent
+
+import (
+	"slices"
+	"sync"
+	"testing"
+
+	"k8s.io/apimachinery/pkg/types"
+
+	"capstan.dev/capstan/internal/apply"
+	"capstan.dev/capstan/internal/object"
+	"capstan.dev/capstan/internal/source"
+	"capstan.dev/capstan/internal/tree"
+)
+
+var testFleet = types.NamespacedName{Namespace: "ns", Name: "fleet"}
+
+// boardBed is a board with a record of whom it has asked to look again.
+type boardBed struct {
+	*testing.T
+	*board
+	mu    sync.Mutex
+	asked []string
+}
+
+func newBoardBed(t *testing.T) *boardBed {
+	b := &boardBed{T: t}
+	b.board = newBoard(func(o types.NamespacedName) {
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		b.asked = append(b.asked, o.Name)
+	})
+	return b
+}
+
+// viewOf is a view of a commit with these files; overlays are clusters/a and so on.
+func viewOf(hash string, files map[string]string, names ...string) *view {
+	all := map[string]string{}
+	v := &view{revision: source.Revision{Ref: "main", Hash: hash}, paths: map[string]bool{}, maxClusters: 3}
+	for _, name := range names {
+		path := "clusters/" + name
+		v.paths[path] = true
+		all[path+"/kustomization.yaml"] = "resources: [all.yaml]\n"
+		all[path+"/all.yaml"] = files[name]
+	}
+	v.tree = tree.FromMap(all)
+	return v
+}
+
+func (b *boardBed) publish(v *view) []string {
+	b.Helper()
+	concerned, err := b.board.publish(testFleet, v, object.Digester{})
+	if err != nil {
+		b.Fatal(err)
+	}
+	return concerned
+}
+
+// render renders an overlay at a view; the result is not on the board yet.
+func (b *boardBed) render(name string, v *view) *rendering {
+	b.Helper()
+	built, err := Build(b.Context(), BuildInput{Tree: v.tree, Owner: apply.Owner{Path: "clusters/" + name}})
+	r := &rendering{sequence: v.sequence, closure: built.Closure, err: err, claims: built.claims()}
+	r.inputs = inputsDigest(object.Digester{}, r.closure, nil, v)
+	return r
+}
+
+func (b *boardBed) store(name string, r *rendering) []string {
+	b.asked = nil
+	b.rendered(testFleet, "clusters/"+name, r, object.Digester{})
+	slices.Sort(b.asked)
+	return b.asked
+}
+
+func (b *boardBed) settled() bool {
+	b.board.mu.Lock()
+	defer b.board.mu.Unlock()
+	_, unsettled := b.fleets[testFleet].unsettled()
+	return len(unsettled) == 0
+}
+
+const (
+	one = `{apiVersion: v1, kind: ConfigMap, metadata: {name: one, namespace: x}}`
+	two = `{apiVersion: v1, kind: ConfigMap, metadata: {name: two, namespace: x}}`
+)
+
+// A commit and its revert, both seen while a render is under way: the render of the
+// commit in between must not be the last word.
+func TestBoardRevertDuringRender(t *testing.T) {
+	b := newBoardBed(t)
+	first := viewOf("1", map[string]string{"a": one}, "a")
+	b.publish(first)
+	b.store("a", b.render("a", first))
+	second := viewOf("2", map[string]string{"a": two}, "a")
+	if got := b.publish(second); len(got) != 1 {
+		t.Fatalf("concerned by the change: %q", got)
+	}
+	slow := b.render("a", second) // its worker is slow
+	third := viewOf("3", map[string]string{"a": one}, "a")
+	if got := b.publish(third); len(got) != 1 {
+		t.Errorf("concerned by the revert: %q", got)
+	}
+	if got := b.store("a", slow); len(got) != 1 {
+		t.Errorf("asked after an outdated render: %q", got)
+	}
+	if b.settled() {
+		t.Error("an outdated render counts")
+	}
+}
+
+// A view that concerns nobody, published during a render, leaves nobody unsettled.
+func TestBoardUnrelatedViewDuringRender(t *testing.T) {
+	b := newBoardBed(t)
+	first := viewOf("1", map[string]string{"a": one}, "a")
+	b.publish(first)
+	slow := b.render("a", first)
+	second := viewOf("2", map[string]string{"a": one}, "a")
+	b.publish(second)
+	b.store("a", slow)
+	if !b.settled() {
+		t.Error("a render that holds for the new view doesn't count")
+	}
+	// A poll that finds nothing keeps everything as it is.
+	third := viewOf("2", map[string]string{"a": one}, "a")
+	if got := b.publish(third); len(got) > 0 || third.sequence != second.sequence {
+		t.Errorf("a poll concerns %q", got)
+	}
+}
+
+// Who waits for all overlays is asked when the last one is rendered, or gone.
+func TestBoardWaiting(t *testing.T) {
+	b := newBoardBed(t)
+	files := map[string]string{"a": one, "b": two}
+	first := viewOf("1", files, "a", "b")
+	b.publish(first)
+	b.store("a", b.render("a", first))
+	if settled, _ := b.settle(testFleet, "clusters/a"); settled {
+		t.Fatal("settled although b isn't rendered")
+	}
+	if got := b.store("b", b.render("b", first)); len(got) != 1 || got[0] != OverlayName("fleet", "clusters/a") {
+		t.Errorf("asked: %q", got)
+	}
+	second := viewOf("2", map[string]string{"a": one, "b": "{kind: ["}, "a", "b")
+	b.publish(second)
+	b.store("b", b.render("b", second))
+	if settled, failing := b.settle(testFleet, "clusters/a"); !settled || len(failing) != 1 {
+		t.Errorf("settled %t, failing %q", settled, failing)
+	}
+	if got := b.publish(viewOf("3", files, "a")); !slices.Contains(got, "clusters/a") {
+		t.Errorf("concerned when the failing overlay is gone: %q", got)
+	}
+}
+
+// A collision with a render of an earlier commit is undecided; it concerns the
+// other when it goes away, by a change or with its directory.
+func TestBoardClash(t *testing.T) {
+	b := newBoardBed(t)
+	first := viewOf("1", map[string]string{"a": one, "b": two}, "a", "b")
+	b.publish(first)
+	b.store("a", b.render("a", first))
+	b.store("b", b.render("b", first))
+	moved := viewOf("2", map[string]string{"a": two, "b": two + "\n---\n" + one}, "a", "b")
+	b.publish(moved)
+	b.store("b", b.render("b", moved))
+	if clashes, undecided := b.clashes(testFleet, "clusters/b"); len(clashes) > 0 || !undecided {
+		t.Errorf("%q, undecided %t", clashes, undecided)
+	}
+	if got := b.store("a", b.render("a", moved)); !slices.Contains(got, OverlayName("fleet", "clusters/b")) {
+		t.Errorf("asked: %q", got)
+	}
+	if clashes, undecided := b.clashes(testFleet, "clusters/b"); len(clashes) != 1 || undecided {
+		t.Errorf("%q, undecided %t", clashes, undecided)
+	}
+	if got := b.publish(viewOf("3", map[string]string{"b": two + "\n---\n" + one}, "b")); !slices.Contains(got, "clusters/b") {
+		t.Errorf("concerned when the other is gone: %q", got)
+	}
+}
+
+// A Fleet that is deleted and made anew has nothing in common with its former life.
+func TestBoardForget(t *testing.T) {
+	b := newBoardBed(t)
+	first := viewOf("1", map[string]string{"a": one}, "a")
+	b.publish(first)
+	slow := b.render("a", first)
+	b.forget(testFleet)
+	b.store("a", slow)
+	second := viewOf("2", map[string]string{"a": two}, "a")
+	b.publish(second)
+	b.store("a", slow)
+	if b.settled() {
+		t.Error("a render of the former Fleet counts")
+	}
+}
