@@ -56,7 +56,7 @@ set of objects. If the set changes before the agent acts, the approval is void.`
 
 func (a *app) printPending(overlay *v1alpha1.ClusterOverlay) {
 	pending := overlay.Status.PendingDeletion
-	fmt.Fprintf(a.out, "%s (%s): %s\n", overlay.Spec.Path, pending.Reason, pending.Message)
+	fmt.Fprintln(a.out, printable(fmt.Sprintf("%s (%s): %s", overlay.Spec.Path, pending.Reason, pending.Message)))
 	for _, ref := range pending.Objects {
 		fmt.Fprintf(a.out, "  %s  uid %s\n", inventory.IDOf(ref), ref.UID)
 	}

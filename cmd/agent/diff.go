@@ -76,6 +76,8 @@ type subject struct {
 	overlay *v1alpha1.ClusterOverlay // nil if there is none
 	values  *render.Substitution
 	applier *apply.Applier
+	others  []string // paths of the Fleet's other overlays in the working copy
+	around  *neighbours
 }
 
 // diff compares a directory with the cluster.
@@ -94,9 +96,15 @@ func (a *app) diff(ctx context.Context, path, fleetName string) (plan.Plan, erro
 	}
 	s.tree = tree.FromDir(root)
 	p := plan.Plan{Overlay: s.owner.Overlay, Path: rel}
-	gone, err := s.gone()
+	gone, err := s.gone(func(warning string) { fmt.Fprintln(a.err, "warning: "+warning) })
 	if err != nil {
 		return p, err
+	}
+	if s.around, err = s.look(ctx); err != nil {
+		return p, err
+	}
+	if s.suspended() {
+		fmt.Fprintln(a.err, "warning: it is suspended: the agent would write nothing now")
 	}
 	var desired []inventory.Desired
 	if !gone {
@@ -174,19 +182,27 @@ func fleetOfPath(ctx context.Context, c client.Client, namespace, name, path str
 	return findFleet(ctx, c, namespace, name)
 }
 
-// gone reports whether the directory of an overlay that the cluster knows is no
-// more.
-func (s *subject) gone() (bool, error) {
-	_, err := s.tree.Stat(s.path)
-	switch {
-	case err == nil:
-		return false, nil
-	case !errors.Is(err, fs.ErrNotExist):
+// gone reports whether an overlay that the cluster knows is none any more: its
+// directory is gone, or the Fleet doesn't take it for one.
+func (s *subject) gone(warn func(string)) (bool, error) {
+	found, why, err := s.discover()
+	if err != nil || found {
 		return false, err
-	case s.overlay == nil:
-		return false, fmt.Errorf("there is no directory %s, and no overlay of that path in the cluster", s.path)
 	}
-	return true, nil
+	_, err = s.tree.Stat(s.path)
+	switch {
+	case err != nil && !errors.Is(err, fs.ErrNotExist):
+		return false, err
+	case err != nil && s.overlay == nil:
+		return false, fmt.Errorf("there is no directory %s, and no overlay of that path in the cluster", s.path)
+	case err == nil:
+		warn(fmt.Sprintf("%s is no overlay of Fleet %s: %s", s.path, s.fleet.Name, why))
+	}
+	return s.overlay != nil, nil
+}
+
+func (s *subject) suspended() bool {
+	return s.fleet != nil && s.fleet.Spec.Suspend || s.overlay != nil && s.overlay.Spec.Suspend
 }
 
 // applied asks the API server what applying would do to each object.
@@ -196,7 +212,17 @@ func (s *subject) applied(ctx context.Context, built *agent.Built, halted func(*
 		id := object.IDOf(built.Cluster)
 		req.Cluster = &id
 	}
+	if s.fleet == nil {
+		// The objects carry no labels then, and whatever carries any is another's.
+		req.Owner = apply.Owner{FleetName: "none", Overlay: "none"}
+	}
 	report, err := s.applier.DryRun(ctx, req)
+	if err == nil {
+		if from := s.takeovers(report); len(from) > 0 {
+			req.TakeOverFrom = from
+			report, err = s.applier.DryRun(ctx, req)
+		}
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -212,6 +238,9 @@ func (s *subject) applied(ctx context.Context, built *agent.Built, halted func(*
 		change := plan.Change{ID: o.ID, Action: actionOf(o), Before: o.Before, After: o.After, Note: o.Note}
 		if o.Err != nil {
 			change.Error = o.Err.Message
+		}
+		if twice := s.duplicate(o.ID); twice != "" {
+			change.Action, change.Error = plan.Invalid, twice
 		}
 		if change.After == nil {
 			change.After = built.Objects[manifests[o.ID]]
@@ -249,7 +278,8 @@ func (s *subject) leaving(ctx context.Context, desired []inventory.Desired, gone
 	}
 	in := inventory.PruneInput{
 		OverlayUID: s.overlay.UID, OverlayName: s.overlay.Name, Whole: len(desired) == 0,
-		Reason: v1alpha1.ObjectsRemovedReason,
+		Reason: v1alpha1.ObjectsRemovedReason, Previous: s.overlay.Status.PendingDeletion,
+		Hold: s.around.hold(), NamespacesInUse: s.around.namespaces,
 	}
 	switch {
 	case gone:
@@ -258,7 +288,8 @@ func (s *subject) leaving(ctx context.Context, desired []inventory.Desired, gone
 		in.Reason = v1alpha1.EmptyRenderReason
 	}
 	for _, entry := range inventory.Leaving(s.overlay.Status.Inventory, desired) {
-		c := inventory.Candidate{Entry: entry, OwnerLabel: s.overlay.Name}
+		id := inventory.IDOf(entry.ObjectReference)
+		c := inventory.Candidate{Entry: entry, OwnerLabel: s.overlay.Name, HandedTo: s.around.claims[id]}
 		c.Live, c.ReadError = s.applier.Get(ctx, entry.ObjectReference)
 		if apply.IsNotFound(c.ReadError) {
 			c.Live, c.ReadError = nil, nil
@@ -266,7 +297,7 @@ func (s *subject) leaving(ctx context.Context, desired []inventory.Desired, gone
 		if c.ReadError != nil {
 			return nil, c.ReadError
 		}
-		if id := inventory.IDOf(entry.ObjectReference); c.Live != nil && capi.IsTemplate(id.GroupKind()) {
+		if c.Live != nil && capi.IsTemplate(id.GroupKind()) {
 			var err error
 			if c.Users, err = s.applier.TemplateUsers(ctx, entry.ObjectReference); err != nil {
 				return nil, err
@@ -293,6 +324,13 @@ func leavingChanges(in inventory.PruneInput, decided inventory.PrunePlan) []plan
 		}
 	}
 	var changes []plan.Change
+	said := notesOf(decided.Forget, decided.Notes)
+	for _, ref := range decided.Forget {
+		id := inventory.IDOf(ref)
+		if live[id].Live != nil { // else nothing happens to it
+			changes = append(changes, plan.Change{ID: id, Action: plan.Retained, Before: live[id].Live, Note: said[id]})
+		}
+	}
 	for _, entry := range decided.Keep {
 		id := inventory.IDOf(entry.ObjectReference)
 		change := plan.Change{ID: id, Action: plan.Retained, Before: live[id].Live, Note: entry.Message}

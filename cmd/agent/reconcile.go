@@ -80,6 +80,9 @@ func reconcileTargets(ctx context.Context, c client.Client, namespace string, ar
 // findTarget returns the Fleet or overlay that an argument names.
 func findTarget(ctx context.Context, c client.Client, namespace, arg string) (client.Object, error) {
 	if name, ok := strings.CutPrefix(arg, fleetPrefix); ok {
+		if name == "" { // stands for the only one elsewhere
+			return nil, fmt.Errorf("%q: want fleet/NAME", arg)
+		}
 		return findFleet(ctx, c, namespace, name)
 	}
 	return findOverlay(ctx, c, namespace, arg)
@@ -114,7 +117,8 @@ func (a *app) awaitRequests(ctx context.Context, c client.Client, targets []clie
 			if err := c.Get(ctx, client.ObjectKeyFromObject(target), target); err != nil {
 				return false, err
 			}
-			return handledRequest(target) == request, nil
+			asked, handled := target.GetAnnotations()[v1alpha1.RequestedAtAnnotation], handledRequest(target)
+			return handled == request || asked != "" && handled == asked, nil // somebody may have asked after us
 		})
 		if errors.Is(err, context.DeadlineExceeded) {
 			return fmt.Errorf("%s: the agent has not answered within %s; is it running?", target.GetName(), timeout)
@@ -124,7 +128,7 @@ func (a *app) awaitRequests(ctx context.Context, c client.Client, targets []clie
 		}
 		line, ok := outcomeOf(target)
 		failed = failed || !ok
-		fmt.Fprintln(a.out, line)
+		fmt.Fprintln(a.out, printable(line))
 	}
 	if failed {
 		return exitCode(exitFailure)

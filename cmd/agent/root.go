@@ -6,6 +6,7 @@ import (
 	"runtime/debug"
 
 	"github.com/spf13/cobra"
+	"k8s.io/apimachinery/pkg/runtime"
 	utilruntime "k8s.io/apimachinery/pkg/util/runtime"
 	"k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/client-go/rest"
@@ -81,14 +82,21 @@ func (a *app) connect() (*rest.Config, string, error) {
 	return config, namespace, nil
 }
 
+// newScheme knows the kinds of Kubernetes and of Capstan.
+func newScheme() *runtime.Scheme {
+	s := runtime.NewScheme()
+	utilruntime.Must(scheme.AddToScheme(s))
+	utilruntime.Must(v1alpha1.AddToScheme(s))
+	return s
+}
+
 // client returns a client of the management cluster that reads without a cache.
-func (a *app) client() (client.WithWatch, *rest.Config, string, error) {
+func (a *app) client() (client.Client, *rest.Config, string, error) {
 	config, namespace, err := a.connect()
 	if err != nil {
 		return nil, nil, "", err
 	}
-	utilruntime.Must(v1alpha1.AddToScheme(scheme.Scheme))
-	c, err := client.NewWithWatch(config, client.Options{Scheme: scheme.Scheme})
+	c, err := client.New(config, client.Options{Scheme: newScheme()})
 	if err != nil {
 		return nil, nil, "", fmt.Errorf("reach the management cluster: %w", err)
 	}

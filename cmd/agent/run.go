@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -13,8 +12,6 @@ import (
 	"github.com/go-logr/logr"
 	"github.com/spf13/cobra"
 	"go.uber.org/zap/zapcore"
-	utilruntime "k8s.io/apimachinery/pkg/util/runtime"
-	"k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/klog/v2"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
@@ -24,7 +21,6 @@ import (
 	ctrlmetrics "sigs.k8s.io/controller-runtime/pkg/metrics"
 	"sigs.k8s.io/controller-runtime/pkg/metrics/server"
 
-	"capstan.dev/capstan/api/v1alpha1"
 	"capstan.dev/capstan/internal/agent"
 	"capstan.dev/capstan/internal/render"
 )
@@ -62,6 +58,9 @@ func newRunCommand(a *app) *cobra.Command {
 
 // run wires the agent together and runs it until the context ends.
 func run(ctx context.Context, a *app, o runOptions) error {
+	if o.FleetWorkers < 1 || o.OverlayWorkers < 0 || o.Requests < 1 {
+		return errors.New("--fleet-workers, --overlay-workers and --requests must be positive")
+	}
 	logger, err := newLogger(a, o)
 	if err != nil {
 		return err
@@ -72,9 +71,8 @@ func run(ctx context.Context, a *app, o runOptions) error {
 	if err != nil {
 		return err
 	}
-	utilruntime.Must(v1alpha1.AddToScheme(scheme.Scheme))
 	managerOptions := manager.Options{
-		Scheme: scheme.Scheme, Logger: logger,
+		Scheme: newScheme(), Logger: logger,
 		LeaderElection: o.leaderElect, LeaderElectionID: "capstan.capstan.dev", LeaderElectionNamespace: namespace,
 		LeaderElectionReleaseOnCancel: true,
 		Metrics:                       server.Options{BindAddress: o.metricsAddr},
@@ -99,7 +97,6 @@ func run(ctx context.Context, a *app, o runOptions) error {
 		return err
 	}
 	render.Prime()
-	log.SetOutput(render.SurviveFatal(a.err))
 	logger.Info("starting", "version", versionText(), "namespace", namespace)
 	if err := mgr.Start(ctx); err != nil {
 		return fmt.Errorf("run the agent: %w", err)

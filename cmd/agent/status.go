@@ -32,6 +32,9 @@ func newStatusCommand(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "status", Short: "Show the Fleets and their overlays", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if o.output != "table" && o.output != "json" {
+				return fmt.Errorf("--output %q: want table or json", o.output)
+			}
 			c, _, namespace, err := a.client()
 			if err != nil {
 				return err
@@ -39,8 +42,8 @@ func newStatusCommand(a *app) *cobra.Command {
 			if o.allNamespaces {
 				namespace = ""
 			}
-			if o.output != "table" && o.output != "json" {
-				return fmt.Errorf("--output %q: want table or json", o.output)
+			if o.interval <= 0 {
+				return fmt.Errorf("--interval %s: must be positive", o.interval)
 			}
 			if o.watch {
 				return a.watchStatus(cmd.Context(), c, namespace, o)
@@ -65,6 +68,7 @@ type fleetStatus struct {
 	Name             string                 `json:"name"`
 	ObservedRevision string                 `json:"observedRevision"`
 	Overlays         v1alpha1.OverlayCounts `json:"overlays"`
+	Suspended        bool                   `json:"suspended,omitempty"`
 	Problem          string                 `json:"problem,omitempty"`
 }
 
@@ -104,7 +108,7 @@ func readStatus(ctx context.Context, c client.Client, namespace string) (fleetVi
 		f := &fleets.Items[i]
 		view.Fleets = append(view.Fleets, fleetStatus{
 			Namespace: f.Namespace, Name: f.Name, ObservedRevision: f.Status.ObservedRevision,
-			Overlays: f.Status.Overlays, Problem: problemOf(f.Status.Conditions),
+			Overlays: agent.Count(ofFleet(overlays.Items, f)), Suspended: f.Spec.Suspend, Problem: problemOf(f.Status.Conditions),
 		})
 	}
 	for i := range overlays.Items {
@@ -120,6 +124,18 @@ func readStatus(ctx context.Context, c client.Client, namespace string) (fleetVi
 		return cmp.Or(cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Fleet, b.Fleet), cmp.Compare(a.Path, b.Path))
 	})
 	return view, nil
+}
+
+// ofFleet picks the overlays of a Fleet. They are counted here, because the Fleet's
+// own counts follow a moment later.
+func ofFleet(overlays []v1alpha1.ClusterOverlay, f *v1alpha1.Fleet) []v1alpha1.ClusterOverlay {
+	var own []v1alpha1.ClusterOverlay
+	for _, o := range overlays {
+		if o.Namespace == f.Namespace && o.Spec.FleetRef.Name == f.Name {
+			own = append(own, o)
+		}
+	}
+	return own
 }
 
 // problemOf returns the message of the first condition that is False.
@@ -152,7 +168,7 @@ func (a *app) printStatus(out io.Writer, view fleetView, output string) error {
 	fmt.Fprintln(table, "FLEET\tREVISION\tOVERLAYS\tAPPLIED\tFAILED\tPENDING DELETION\tPROBLEM")
 	for _, f := range view.Fleets {
 		fmt.Fprintf(table, "%s\t%s\t%d\t%d\t%d\t%d\t%s\n", f.Namespace+"/"+f.Name, shortRevision(f.ObservedRevision),
-			f.Overlays.Total, f.Overlays.Applied, f.Overlays.Failed, f.Overlays.PendingDeletion, firstLine(f.Problem))
+			f.Overlays.Total, f.Overlays.Applied, f.Overlays.Failed, f.Overlays.PendingDeletion, short(cmp.Or(f.Problem, suspendedText(f.Suspended))))
 	}
 	if err := table.Flush(); err != nil {
 		return err
@@ -164,10 +180,18 @@ func (a *app) printStatus(out io.Writer, view fleetView, output string) error {
 	table = tabwriter.NewWriter(out, 0, 4, 2, ' ', 0)
 	fmt.Fprintln(table, "OVERLAY\tCLUSTER\tSTATE\tOBJECTS\tDESIRED\tAPPLIED\tMESSAGE")
 	for _, o := range view.Overlays {
-		fmt.Fprintf(table, "%s\t%s\t%s\t%d\t%s\t%s\t%s\n", o.Path, cmp.Or(o.Cluster, "-"), o.State, o.Objects,
-			shortRevision(o.DesiredRevision), shortRevision(o.AppliedRevision), firstLine(o.Message))
+		fmt.Fprintf(table, "%s\t%s\t%s\t%d\t%s\t%s\t%s\n", cell(o.Path), cmp.Or(o.Cluster, "-"), o.State, o.Objects,
+			shortRevision(o.DesiredRevision), shortRevision(o.AppliedRevision), short(o.Message))
 	}
 	return table.Flush()
+}
+
+// suspendedText says that a Fleet is suspended, "" if it is not.
+func suspendedText(suspended bool) string {
+	if suspended {
+		return "suspended"
+	}
+	return ""
 }
 
 // shortRevision is main@1234abcd for main@sha1:1234abcd….
@@ -179,17 +203,18 @@ func shortRevision(revision string) string {
 	return ref + hash[:min(8, len(hash))]
 }
 
-// firstLine is the first line of a message, as far as a table has room for it.
-func firstLine(message string) string {
+// cell is a text that can't break a table.
+func cell(text string) string {
+	return strings.NewReplacer("\n", " ", "\t", " ").Replace(printable(text))
+}
+
+// short is as much of a message as a table has room for.
+func short(message string) string {
 	const room = 120
-	line, _, more := strings.Cut(message, "\n")
-	if runes := []rune(line); len(runes) > room {
-		line, more = string(runes[:room]), true
+	if runes := []rune(message); len(runes) > room {
+		message = string(runes[:room]) + " …"
 	}
-	if more {
-		line += " …"
-	}
-	return line
+	return cell(message)
 }
 
 // watchStatus shows the status whenever it changes: on a terminal in place,
@@ -252,6 +277,9 @@ func outcomeOf(target client.Object) (line string, ok bool) {
 	case *v1alpha1.Fleet:
 		if problem := problemOf(t.Status.Conditions); problem != "" {
 			return "fleet/" + t.Name + ": " + problem, false
+		}
+		if t.Spec.Suspend {
+			return "fleet/" + t.Name + ": suspended, so Git was not looked at", true
 		}
 		return "fleet/" + t.Name + ": at " + t.Status.ObservedRevision, true
 	case *v1alpha1.ClusterOverlay:

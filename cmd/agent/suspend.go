@@ -22,11 +22,15 @@ func newSuspendCommand(a *app, on bool) *cobra.Command {
 			if err != nil {
 				return err
 			}
+			targets := make([]client.Object, 0, len(args)) // all of them before anything is changed
 			for _, arg := range args {
 				target, err := findTarget(cmd.Context(), c, namespace, arg)
 				if err != nil {
 					return err
 				}
+				targets = append(targets, target)
+			}
+			for i, target := range targets {
 				base, _ := target.DeepCopyObject().(client.Object)
 				switch t := target.(type) {
 				case *v1alpha1.Fleet:
@@ -35,9 +39,9 @@ func newSuspendCommand(a *app, on bool) *cobra.Command {
 					t.Spec.Suspend = on
 				}
 				if err := c.Patch(cmd.Context(), target, client.MergeFrom(base)); err != nil {
-					return fmt.Errorf("%s %s: %w", use, arg, err)
+					return fmt.Errorf("%s %s: %w", use, args[i], err)
 				}
-				fmt.Fprintf(a.out, "%s %s\n", arg, done)
+				fmt.Fprintf(a.out, "%s %s\n", args[i], done)
 			}
 			return nil
 		},
