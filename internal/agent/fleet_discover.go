@@ -41,9 +41,14 @@ func discoverStep(ctx context.Context, run *fleetRun) error {
 	run.next.maxClusters = int(ptr.Deref(run.fleet.Spec.Deletion.MaxClusters, 0))
 	run.next.paths = make(map[string]bool, len(overlays))
 	for _, o := range overlays {
+		if why := unfit(o.Path); why != "" {
+			skipped = append(skipped, render.Skipped{Path: o.Path, Reason: why})
+			ctrl.LoggerFrom(ctx).Info("directory can't be an overlay", "path", o.Path, "reason", why)
+			continue
+		}
 		run.next.paths[o.Path] = true
 	}
-	if len(overlays) == 0 {
+	if len(run.next.paths) == 0 {
 		// Not an error of ours, and no reason to delete: every overlay that there
 		// was waits for its approval.
 		run.condition(v1alpha1.DiscoveredCondition, metav1.ConditionFalse, v1alpha1.NoOverlaysReason,
@@ -51,8 +56,22 @@ func discoverStep(ctx context.Context, run *fleetRun) error {
 		return nil
 	}
 	run.condition(v1alpha1.DiscoveredCondition, metav1.ConditionTrue, v1alpha1.SucceededReason,
-		fmt.Sprintf("%d overlays, %d directories skipped", len(overlays), len(skipped)))
+		fmt.Sprintf("%d overlays, %d directories skipped", len(run.next.paths), len(skipped)))
 	return nil
+}
+
+// unfit says why there can be no ClusterOverlay for a directory; "" if there can.
+// One that is counted as an overlay and never rendered would keep all others from
+// pruning.
+func unfit(path string) string {
+	const most = 1024 // what spec.path holds
+	switch {
+	case path == ".":
+		return "the root of the repository can't be an overlay"
+	case len(path) > most:
+		return fmt.Sprintf("the path is longer than %d bytes", most)
+	}
+	return ""
 }
 
 // adoptStep finds out what overlays without an inventory owned before: somebody

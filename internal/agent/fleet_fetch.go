@@ -76,8 +76,10 @@ func fetchReason(err error) string {
 // stop records why a fleet's reconciliation ends here. The next interval tries
 // again; nothing is lost meanwhile.
 func (run *fleetRun) stop(condition, reason string, err error) error {
-	before := run.stopped(condition, metav1.ConditionFalse, reason, err.Error())
-	if before {
+	if errors.Is(err, context.Canceled) {
+		return err // the agent is stopping: that says nothing about the Fleet
+	}
+	if news := run.stopped(condition, metav1.ConditionFalse, reason, err.Error()); news {
 		run.recorder.Event(run.fleet, corev1.EventTypeWarning, reason, truncate(err.Error()))
 	}
 	return errStop

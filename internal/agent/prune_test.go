@@ -234,6 +234,33 @@ func TestTemplateInUse(t *testing.T) {
 	w.check()
 }
 
+// While an overlay of the Fleet doesn't render it isn't known what it holds, so
+// nothing is deleted; when it does, deletions go on by themselves.
+func TestHeldByBrokenNeighbour(t *testing.T) {
+	w := newWorld(t)
+	first := revision(w.commit(merge(simple("a", "one", configMap("-a", "extra", "x")), simple("b", "one"))))
+	w.fleet()
+	w.start()
+	w.untilApplied(first, "clusters/a", "clusters/b")
+	second := w.push(merge(simple("a", "two"), overlayOf("clusters/b", "{kind: [")))
+	w.untilApplied(second, "clusters/a") // it isn't delayed
+	w.untilCondition("clusters/a", v1alpha1.PendingDeletionCondition, v1alpha1.PruneHeldReason, "clusters/b")
+	w.wantLive("ConfigMap", "-a/extra")
+	uid := w.uid("ConfigMap", "-a/extra")
+	// It turns out to be there now.
+	third := w.push(simple("b", "two", configMap("-a", "extra", "y")))
+	w.untilApplied(third, "clusters/b")
+	w.until("clusters/a", "lets go", func(o *v1alpha1.ClusterOverlay) bool { return o.Status.Objects == 2 })
+	if w.uid("ConfigMap", "-a/extra") != uid || w.data("-a/extra") != "y" {
+		t.Error("the object was deleted and made anew, or not taken over")
+	}
+	w.push(merge(simple("a", "three"), overlayOf("clusters/c", "{kind: ["), simple("b", "three")))
+	w.untilCondition("clusters/b", v1alpha1.PendingDeletionCondition, v1alpha1.PruneHeldReason, "clusters/c")
+	w.remove("clusters/c")
+	w.untilGone("ConfigMap", "-a/extra")
+	w.check()
+}
+
 // Losing more overlays at once than the Fleet allows is taken for an accident: no
 // approval counts until some are back or the limit is raised.
 func TestCap(t *testing.T) {
