@@ -2,7 +2,6 @@ package main
 
 import (
 	"bytes"
-	"context"
 	"fmt"
 	"io"
 	"io/fs"
@@ -386,12 +385,4 @@ func merge(files ...map[string]string) map[string]string {
 		maps.Copy(all, f)
 	}
 	return all
-}
-
-// contextOf ends with the test.
-func contextOf(t *testing.T) (context.Context, context.CancelFunc) {
-	t.Helper()
-	ctx, cancel := context.WithCancel(context.Background())
-	t.Cleanup(cancel)
-	return ctx, cancel
 }
