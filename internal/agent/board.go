@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"maps"
 	"slices"
-	"strings"
 	"sync"
 
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -101,6 +100,8 @@ type board struct {
 type fleetBoard struct {
 	view       *view
 	renderings map[string]*rendering
+	// claimedBy lists, by object, the overlays whose renderings claim it.
+	claimedBy map[object.ID][]string
 	// waiting are overlays that wait until all others are rendered.
 	waiting map[string]bool
 	// created are the overlays that the agent has made itself. What they owned
@@ -138,7 +139,7 @@ func (b *board) publish(fleet types.NamespacedName, next *view, digester object.
 	defer b.mu.Unlock()
 	f := b.fleets[fleet]
 	if f == nil {
-		f = &fleetBoard{renderings: map[string]*rendering{}, waiting: map[string]bool{}, created: map[types.UID]bool{}}
+		f = &fleetBoard{renderings: map[string]*rendering{}, claimedBy: map[object.ID][]string{}, waiting: map[string]bool{}, created: map[types.UID]bool{}}
 	}
 	previous := f.view
 	same := previous.sameInputs(next)
@@ -200,12 +201,10 @@ func (f *fleetBoard) dropGone(concerned map[string]bool) {
 		if f.view.paths[path] {
 			continue
 		}
-		delete(f.renderings, path)
-		for other, o := range f.renderings {
-			if relation(path, r, other, o) != "" {
-				concerned[other] = true
-			}
+		for _, other := range f.neighbours(path, r) {
+			concerned[other] = true
 		}
+		f.store(path, nil)
 	}
 	f.wake(concerned)
 }
@@ -295,128 +294,17 @@ func (b *board) rendered(fleet types.NamespacedName, path string, r *rendering, 
 		}
 	}
 	previous := f.renderings[path]
-	for other, o := range f.renderings {
-		if other != path && relation(path, r, other, o) != relation(path, previous, other, o) {
+	for _, other := range f.neighbours(path, previous, r) {
+		if o := f.renderings[other]; relation(path, r, other, o) != relation(path, previous, other, o) {
 			touched[other] = true
 		}
 	}
-	f.renderings[path] = r
+	f.store(path, r)
 	f.wake(touched)
 	b.mu.Unlock()
 	for other := range touched {
 		b.enqueue(types.NamespacedName{Namespace: fleet.Namespace, Name: OverlayName(fleet.Name, other)})
 	}
-}
-
-// clash describes the first object that two renderings both claim and may not
-// share; "" if there is none.
-func clash(path string, r *rendering, other string, o *rendering) string {
-	if r == nil || o == nil || len(r.claims) == 0 || len(o.claims) == 0 {
-		return ""
-	}
-	var ids []object.ID
-	for id, c := range r.claims {
-		if d, ok := o.claims[id]; ok && !(c.shareable && d.shareable && c.digest == d.digest) {
-			ids = append(ids, id)
-		}
-	}
-	if len(ids) == 0 {
-		return ""
-	}
-	id := slices.MinFunc(ids, object.Compare)
-	first, second := min(path, other), max(path, other)
-	return fmt.Sprintf("%s is rendered by two overlays, %s and %s; remove it from one of them", id, first, second)
-}
-
-// relation says how two renderings bear on each other: they collide, or share
-// Namespaces, or, if it is "", neither.
-func relation(path string, r *rendering, other string, o *rendering) string {
-	if c := clash(path, r, other, o); c != "" || r == nil || o == nil {
-		return c
-	}
-	var shared []string
-	for id, c := range r.claims {
-		if _, both := o.claims[id]; both && c.shareable {
-			shared = append(shared, id.String())
-		}
-	}
-	slices.Sort(shared)
-	return strings.Join(shared, "\n")
-}
-
-// clashes lists what makes an overlay's render collide with others of the fleet.
-// undecided says that one of them collided at an earlier view and is not rendered
-// at this one yet, as when an object moves between the two; the overlay is asked
-// again when it is.
-func (b *board) clashes(fleet types.NamespacedName, path string) (all []string, undecided bool) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	f := b.fleets[fleet]
-	if f == nil || f.view == nil {
-		return nil, true
-	}
-	for other, o := range f.renderings {
-		if other == path {
-			continue
-		}
-		c := clash(path, f.renderings[path], other, o)
-		switch {
-		case c == "":
-		case o.sequence != f.view.sequence:
-			undecided = true
-		default:
-			all = append(all, c)
-		}
-	}
-	if undecided {
-		f.waiting[path] = true
-	}
-	slices.Sort(all)
-	return all, undecided
-}
-
-// claimants maps each of the objects to another overlay of the fleet that renders
-// it; objects that no other renders are left out.
-func (b *board) claimants(fleet types.NamespacedName, path string, ids []object.ID) map[object.ID]string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	found := map[object.ID]string{}
-	f := b.fleets[fleet]
-	if f == nil {
-		return found
-	}
-	for other, o := range f.renderings {
-		if other == path {
-			continue
-		}
-		for _, id := range ids {
-			if _, ok := o.claims[id]; ok && (found[id] == "" || other < found[id]) {
-				found[id] = other
-			}
-		}
-	}
-	return found
-}
-
-// releasedBy reports whether an overlay, given by name, is known not to render an
-// object at the present view, so that another may take it over.
-func (b *board) releasedBy(fleet types.NamespacedName, overlay string, id object.ID) bool {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	f := b.fleets[fleet]
-	if f == nil || f.view == nil {
-		return false
-	}
-	path := f.view.pathOf(fleet.Name, overlay)
-	if path == "" {
-		return true // its directory is gone
-	}
-	r := f.renderings[path]
-	if r == nil || r.sequence != f.view.sequence || r.err != nil {
-		return false
-	}
-	_, claimed := r.claims[id]
-	return !claimed
 }
 
 // settle says whether every overlay of the fleet is rendered at the present view.
@@ -461,60 +349,4 @@ func (v *view) pathOf(fleet, overlay string) string {
 		}
 	}
 	return ""
-}
-
-// claimed reports whether any overlay renders an object.
-func (f *fleetBoard) claimed(id object.ID) bool {
-	for _, r := range f.renderings {
-		if _, ok := r.claims[id]; ok {
-			return true
-		}
-	}
-	return false
-}
-
-// leavingWhole counts the overlays of a fleet that are about to lose everything.
-// A directory that was only renamed doesn't count: others render its objects.
-func (b *board) leavingWhole(fleet types.NamespacedName) int {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	f := b.fleets[fleet]
-	if f == nil || f.view == nil {
-		return 0
-	}
-	n := 0
-	for _, ids := range f.view.leaving {
-		if slices.ContainsFunc(ids, func(id object.ID) bool { return !f.claimed(id) }) {
-			n++
-		}
-	}
-	for _, r := range f.renderings {
-		if r.err == nil && len(r.claims) == 0 && r.owns {
-			n++
-		}
-	}
-	return n
-}
-
-// namespaces says, by namespace, which other overlay of the fleet renders objects
-// into it.
-func (b *board) namespaces(fleet types.NamespacedName, path string) map[string]string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	used := map[string]string{}
-	f := b.fleets[fleet]
-	if f == nil {
-		return used
-	}
-	for other, r := range f.renderings {
-		if other == path {
-			continue
-		}
-		for id := range r.claims {
-			if id.Namespace != "" && (used[id.Namespace] == "" || other < used[id.Namespace]) {
-				used[id.Namespace] = other
-			}
-		}
-	}
-	return used
 }

@@ -107,7 +107,9 @@ func (run *overlayRun) pruneRound(ctx context.Context, desired []inventory.Desir
 		OverlayUID: run.overlay.UID, OverlayName: run.name.Name,
 		Whole: len(desired) == 0, Reason: run.pruneReason(len(desired) == 0),
 		Previous: run.status.PendingDeletion, Approval: run.approval(), Hold: hold,
-		NamespacesInUse: run.board.namespaces(run.fleetName, run.overlay.Spec.Path),
+	}
+	if slices.ContainsFunc(inventory.Leaving(run.status.Inventory, desired), isNamespace) {
+		in.NamespacesInUse = run.board.namespaces(run.fleetName, run.overlay.Spec.Path)
 	}
 	var handing int
 	if in.Candidates, handing, err = run.candidates(ctx, desired); err != nil {
@@ -186,11 +188,10 @@ func (run *overlayRun) candidates(ctx context.Context, desired []inventory.Desir
 // handing reports whether an object that another overlay renders may still be this
 // overlay's. Of a Namespace that both rendered the other is an owner already.
 func (run *overlayRun) handing(c inventory.Candidate) bool {
-	if (inventory.IDOf(c.Entry.ObjectReference).GroupKind() == schema.GroupKind{Kind: "Namespace"}) {
-		return false
-	}
-	return c.ReadError != nil || c.Live != nil && c.Live.GetLabels()[v1alpha1.OverlayLabel] == run.name.Name
+	return !isNamespace(c.Entry) && (c.ReadError != nil || c.Live != nil && c.Live.GetLabels()[v1alpha1.OverlayLabel] == run.name.Name)
 }
+
+func isNamespace(e v1alpha1.InventoryEntry) bool { return e.Group == "" && e.Kind == "Namespace" }
 
 // users lists live objects that need one that has left Git: those that are made
 // from a template, and Clusters in a Namespace that don't leave with it.
