@@ -324,6 +324,15 @@ func (b *board) settle(fleet types.NamespacedName, path string) (settled bool, f
 	return len(unsettled) == 0, failing
 }
 
+// await has an overlay asked again when others have been rendered.
+func (b *board) await(fleet types.NamespacedName, path string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if f := b.fleets[fleet]; f != nil {
+		f.waiting[path] = true
+	}
+}
+
 // unsettled lists the overlays that fail at the present view, and those that are
 // not rendered at it yet.
 func (f *fleetBoard) unsettled() (failing, unsettled []string) {

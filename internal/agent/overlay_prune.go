@@ -147,6 +147,9 @@ func (run *overlayRun) lookAgain(candidates []inventory.Candidate, handing int) 
 			run.again(deletionRetry)
 		}
 	}
+	if handing > 0 {
+		run.board.await(run.fleetName, run.overlay.Spec.Path) // Git may take them from the other again
+	}
 	if len(candidates)+handing > 0 {
 		run.again(retainedRetry)
 	}
