@@ -211,6 +211,9 @@ func (f *fleetBoard) dropGone(concerned map[string]bool) {
 
 // wake adds those that wait until all overlays are rendered, if they are.
 func (f *fleetBoard) wake(concerned map[string]bool) {
+	if len(f.waiting) == 0 {
+		return
+	}
 	if _, unsettled := f.unsettled(); len(unsettled) > 0 {
 		return
 	}
