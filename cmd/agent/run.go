@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"time"
 
 	"github.com/go-logr/logr"
@@ -97,6 +98,10 @@ func run(ctx context.Context, a *app, o runOptions) error {
 		return err
 	}
 	render.Prime()
+	if os.Getenv("GOGC") == "" {
+		// Renders make much garbage and keep little: memory for time.
+		debug.SetGCPercent(200)
+	}
 	logger.Info("starting", "version", versionText(), "namespace", namespace)
 	if err := mgr.Start(ctx); err != nil {
 		return fmt.Errorf("run the agent: %w", err)
