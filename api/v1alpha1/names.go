@@ -88,6 +88,7 @@ const (
 	OwnedByOtherReason     = "OwnedByOther"
 	ForbiddenReason        = "Forbidden"
 	TransientReason        = "Transient"
+	FleetNotFoundReason    = "FleetNotFound"
 	ClusterPausedReason    = "ClusterPaused"
 	ClusterDeletingReason  = "ClusterDeleting"
 	AwaitingApprovalReason = "AwaitingApproval"

@@ -85,8 +85,9 @@ func (r *fleetReconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl
 			r.board.forget(req.NamespacedName)
 			r.mirrors.drop(req.NamespacedName)
 			r.metrics.forgetFleet(req.NamespacedName)
+			return ctrl.Result{}, r.tellOrphans(ctx, req.NamespacedName)
 		}
-		return ctrl.Result{}, client.IgnoreNotFound(err)
+		return ctrl.Result{}, err
 	}
 	run := &fleetRun{fleetReconciler: r, name: req.NamespacedName, fleet: &fleet, status: *fleet.Status.DeepCopy()}
 	err := run.steps(ctx)
@@ -101,6 +102,18 @@ func (r *fleetReconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl
 		return ctrl.Result{}, err
 	}
 	return ctrl.Result{RequeueAfter: r.jitter(fleet.Spec.Git.Interval.Duration)}, nil
+}
+
+// tellOrphans has the overlays of a Fleet that is no more say so.
+func (r *fleetReconciler) tellOrphans(ctx context.Context, fleet types.NamespacedName) error {
+	var all v1alpha1.ClusterOverlayList
+	if err := r.client.List(ctx, &all, client.InNamespace(fleet.Namespace), client.MatchingFields{fleetIndex: fleet.Name}); err != nil {
+		return fmt.Errorf("list the overlays of Fleet %s: %w", fleet, err)
+	}
+	for i := range all.Items {
+		r.enqueue(client.ObjectKeyFromObject(&all.Items[i]))
+	}
+	return nil
 }
 
 func (run *fleetRun) steps(ctx context.Context) error {

@@ -2,9 +2,12 @@ package agent
 
 import (
 	"context"
+	"fmt"
 	"time"
 
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"capstan.dev/capstan/api/v1alpha1"
 )
@@ -13,8 +16,13 @@ import (
 func observeStep(ctx context.Context, run *overlayRun) error {
 	run.view = run.board.view(run.fleetName)
 	if run.view == nil {
-		// Git has not been read since the start, or the Fleet is gone. Either way
+		// Git has not been read since the start, or there is no Fleet. Either way
 		// nothing is known, so nothing is done; publishing asks for us again.
+		err := run.client.Get(ctx, run.fleetName, &v1alpha1.Fleet{})
+		run.orphan = apierrors.IsNotFound(err)
+		if client.IgnoreNotFound(err) != nil {
+			return fmt.Errorf("read Fleet %s: %w", run.fleetName, err)
+		}
 		return errStop
 	}
 	digester, err := run.overlayReconciler.key.get(ctx)

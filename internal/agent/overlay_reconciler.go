@@ -63,6 +63,7 @@ type overlayRun struct {
 	view      *view
 	applier   Applier
 	digester  object.Digester
+	orphan    bool               // there is no such Fleet
 	gone      bool               // the directory is no overlay of the commit
 	requested bool               // a person asked for a full comparison
 	built     *Built             // what the overlay renders, nil if it was not rendered now
@@ -185,9 +186,8 @@ func (run *overlayRun) fail(kind, reason, message string) {
 
 // record writes the status, if it says something new, and then the events.
 func (run *overlayRun) record(ctx context.Context) error {
-	if run.view != nil && run.overlay.DeletionTimestamp.IsZero() {
-		run.status.ObservedGeneration = run.overlay.Generation
-		summarise(&run.status, run.overlay.Generation, run.suspended())
+	if (run.view != nil || run.orphan) && run.overlay.DeletionTimestamp.IsZero() {
+		run.conclude()
 		if err := run.save(ctx); err != nil {
 			return err
 		}
@@ -213,6 +213,17 @@ func (run *overlayRun) recordAgain(ctx context.Context, conflict error) error {
 	}
 	run.overlay = &live
 	return run.record(ctx)
+}
+
+// conclude sets what follows from everything else.
+func (run *overlayRun) conclude() {
+	run.status.ObservedGeneration = run.overlay.Generation
+	if run.orphan {
+		run.condition(v1alpha1.ReadyCondition, metav1.ConditionUnknown, v1alpha1.FleetNotFoundReason,
+			"there is no Fleet "+run.fleetName.String()+"; nothing is done to the overlay's objects")
+		return
+	}
+	summarise(&run.status, run.overlay.Generation, run.suspended())
 }
 
 // save writes the status as it stands. The patch names the version of the overlay
