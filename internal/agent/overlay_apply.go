@@ -47,9 +47,15 @@ func applyStep(ctx context.Context, run *overlayRun) error {
 		run.applied("nothing to send")
 		return nil
 	}
-	var news bool
 	known := uids(run.status.Inventory)
-	run.status.Inventory, news = inventory.WriteAhead(run.status.Inventory, run.built.Desired)
+	next, news := inventory.WriteAhead(run.status.Inventory, run.built.Desired)
+	if len(next) > maxObjects {
+		run.fail(v1alpha1.AppliedCondition, v1alpha1.TooManyObjectsReason, fmt.Sprintf(
+			"%d objects together with those that have left Git and are still there, an overlay may own %d: make the change in two commits", len(next), maxObjects))
+		run.handled()
+		return errStop
+	}
+	run.status.Inventory = next
 	if news {
 		// A crash after this leaves entries of objects that may not exist; the next
 		// round finds out. A crash before it leaves nothing.

@@ -32,7 +32,7 @@ func renderStep(ctx context.Context, run *overlayRun) error {
 	if run.rendering != nil && run.rendering.err == nil && !run.needsObjects() {
 		return nil
 	}
-	if run.rendering != nil && run.rendering.err != nil && !run.requested {
+	if run.rendering != nil && run.rendering.err != nil && !run.requested && !errors.Is(run.rendering.err, render.ErrTimeout) {
 		run.renderFailed(run.rendering)
 		return errStop
 	}
@@ -95,6 +95,9 @@ func (run *overlayRun) needsObjects() bool {
 func (run *overlayRun) renderFailed(r *rendering) {
 	run.fail(v1alpha1.RenderedCondition, reasonOf(r.err), r.err.Error())
 	run.handled()
+	if errors.Is(r.err, render.ErrTimeout) {
+		run.again(0) // the machine may have been slow
+	}
 }
 
 // recovered notes that a condition that was False no longer is.

@@ -112,6 +112,8 @@ func TestAllErrors(t *testing.T) {
 ---
 {apiVersion: v1, kind: ConfigMap, metadata: {name: lost, namespace: NS-absent}}
 ---
+{apiVersion: v1, kind: Secret, metadata: {name: bytes, namespace: NS}, data: {a: "not base64"}}
+---
 {apiVersion: example.com/v1, kind: Widget, metadata: {name: w, namespace: NS}}
 ---
 {apiVersion: cluster.x-k8s.io/v9, kind: Cluster, metadata: {name: v, namespace: NS}}
@@ -119,12 +121,12 @@ func TestAllErrors(t *testing.T) {
 {apiVersion: cluster.x-k8s.io/v1beta2, kind: MachineHealthCheck, metadata: {name: m, namespace: NS}, spec: {clusterName: x, maxUnhealthy: 1, selector: {matchLabels: {a: b}}}}`))
 	b.wantActions(report,
 		"ConfigMap nowhere: Failed", "ConfigMap Upper: Failed", "ConfigMap c: NotReached", "ConfigMap typo: Failed",
-		"ConfigMap lost: Failed", "Secret s: NotReached",
+		"ConfigMap lost: Failed", "Secret bytes: Failed", "Secret s: NotReached",
 		"Cluster v: Failed", "MachineHealthCheck m: Failed", "Widget w: Failed")
 	want := map[string]string{
 		"typo": ".daten", "Upper": "lowercase RFC 1123", "nowhere": "metadata.namespace is missing",
 		"lost": "namespace " + b.ns + "-absent does not exist", "w": "Widget.example.com is not installed",
-		"v": "not served at version v9, only at v1beta2, v1beta1", "m": ".spec.maxUnhealthy",
+		"bytes": "base64", "v": "not served at version v9, only at v1beta2, v1beta1", "m": ".spec.maxUnhealthy",
 	}
 	for _, err := range report.Errors() {
 		b.checkError(err, v1alpha1.InvalidReason, false, want[err.ID.Name])

@@ -128,7 +128,8 @@ func plain(err error, objects []*unstructured.Unstructured) string {
 // server answers 500 for some of these (apiserver v0.36 pkg/endpoints/handlers:
 // an error without a status of its own).
 func isTypedPatchError(status *metav1.Status) bool {
-	return strings.Contains(status.Message, "failed to create typed patch object")
+	return strings.Contains(status.Message, "failed to create typed patch object") ||
+		strings.Contains(status.Message, "failed to convert new object") // bad base64 in a Secret, for example
 }
 
 // deniedByAdmission tells a refusal by a webhook or a policy, which is about the

@@ -231,6 +231,7 @@ func isNamespaceOf(status *metav1.Status, it *item) bool {
 // schema lacks a field that a newer one has filled in by default.
 func isStaleVersion(status *metav1.Status) bool {
 	return strings.Contains(status.Message, "to an invalid group/version") ||
-		strings.Contains(status.Message, "failed to convert") ||
+		// "new object" is the manifest, not what is stored.
+		strings.Contains(status.Message, "failed to convert") && !strings.Contains(status.Message, "failed to convert new object") ||
 		strings.Contains(status.Message, "field not declared in schema") && !isTypedPatchError(status)
 }

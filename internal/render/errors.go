@@ -9,6 +9,10 @@ import (
 // in it. Nothing is known about the overlay then: the last good state stays.
 var ErrTree = errors.New("the commit's tree could not be read")
 
+// ErrTimeout is wrapped by the error of a render that was stopped for its time. It
+// may be the machine that was slow, so another try can succeed.
+var ErrTimeout = errors.New("the overlay takes longer")
+
 // FileError is something wrong in a file of the overlay's closure, for the person
 // who wrote it.
 type FileError struct {

@@ -84,7 +84,7 @@ func Render(ctx context.Context, in Input) (*Result, error) {
 	if !ok {
 		return &Result{}, fmt.Errorf("overlay %q leaves the repository", in.Path)
 	}
-	ctx, cancel := context.WithTimeoutCause(ctx, in.Limits.Timeout, fmt.Errorf("the overlay takes longer than %s to render; make it smaller", in.Limits.Timeout))
+	ctx, cancel := context.WithTimeoutCause(ctx, in.Limits.Timeout, fmt.Errorf("%w than %s to render; make it smaller", ErrTimeout, in.Limits.Timeout))
 	defer cancel()
 
 	fsys := newFileSystem(ctx, in)
