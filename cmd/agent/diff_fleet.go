@@ -33,7 +33,7 @@ type neighbours struct {
 func (s *subject) discover() (found bool, why string, err error) {
 	if s.fleet == nil {
 		_, err := s.tree.Stat(s.path)
-		return err == nil, "", nil //nolint:nilerr // the caller looks again
+		return err == nil, "", nil
 	}
 	overlays, skipped, err := render.Discover(render.DiscoverInput{
 		Tree: s.tree, Paths: s.fleet.Spec.Overlays.Paths, Exclude: s.fleet.Spec.Overlays.Exclude,

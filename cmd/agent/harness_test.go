@@ -48,7 +48,7 @@ func testMain(m *testing.M) int {
 	ctrl.SetLogger(logr.Discard())
 	dir, err := os.MkdirTemp("", "capstan-cmd-")
 	if err == nil {
-		defer os.RemoveAll(dir) //nolint:errcheck // temporary
+		defer os.RemoveAll(dir)
 		binary = filepath.Join(dir, "capstan")
 		processes, err = newKiller()
 	}

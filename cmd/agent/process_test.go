@@ -43,7 +43,7 @@ func (w *world) get(url string) (code int, body string) {
 	if err != nil {
 		return 0, err.Error()
 	}
-	defer resp.Body.Close() //nolint:errcheck // read only
+	defer resp.Body.Close()
 	content, err := io.ReadAll(resp.Body)
 	w.must(err)
 	return resp.StatusCode, string(content)

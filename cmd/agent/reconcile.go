@@ -59,6 +59,12 @@ func reconcileTargets(ctx context.Context, c client.Client, namespace string, ar
 		if err != nil {
 			return nil, err
 		}
+		if overlay, ok := target.(*v1alpha1.ClusterOverlay); ok {
+			// Without its Fleet nobody would answer.
+			if _, err := findFleet(ctx, c, namespace, overlay.Spec.FleetRef.Name); err != nil {
+				return nil, fmt.Errorf("%s: %w", arg, err)
+			}
+		}
 		targets = append(targets, target)
 	}
 	if len(args) > 0 {
