@@ -11,6 +11,7 @@ import (
 
 	"github.com/spf13/cobra"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/client-go/rest"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -75,6 +76,7 @@ type subject struct {
 	fleet   *v1alpha1.Fleet          // nil if there is none
 	overlay *v1alpha1.ClusterOverlay // nil if there is none
 	values  *render.Substitution
+	secrets *unstructured.Unstructured // values that come from Secrets, nil if none do
 	applier *apply.Applier
 	others  []string // paths of the Fleet's other overlays in the working copy
 	around  *neighbours
@@ -95,7 +97,7 @@ func (a *app) diff(ctx context.Context, path, fleetName string) (plan.Plan, erro
 		return plan.Plan{}, err
 	}
 	s.tree = tree.FromDir(root)
-	p := plan.Plan{Overlay: s.owner.Overlay, Path: rel}
+	p := plan.Plan{Overlay: s.owner.Overlay, Path: rel, Secrets: s.secrets}
 	gone, err := s.gone(func(warning string) { fmt.Fprintln(a.err, "warning: "+warning) })
 	if err != nil {
 		return p, err
@@ -157,7 +159,7 @@ func (a *app) subject(ctx context.Context, c client.Client, config *rest.Config,
 	}
 	s.owner.FleetNamespace, s.owner.FleetName = s.fleet.Namespace, s.fleet.Name
 	s.owner.Overlay = agent.OverlayName(s.fleet.Name, path)
-	if s.values, err = agent.GatherSubstitution(ctx, c, s.fleet); err != nil {
+	if s.values, s.secrets, err = agent.GatherSubstitution(ctx, c, s.fleet); err != nil {
 		return nil, err
 	}
 	var overlay v1alpha1.ClusterOverlay

@@ -68,13 +68,13 @@ func gatherSubstitution(ctx context.Context, get valueGetter, fleet *v1alpha1.Fl
 }
 
 // GatherSubstitution reads a Fleet's variables for the command line, which has no
-// cache; nil if the Fleet declares none.
-func GatherSubstitution(ctx context.Context, reader client.Reader, fleet *v1alpha1.Fleet) (*render.Substitution, error) {
+// cache; nil if the Fleet declares none. secrets holds the values that come from
+// Secrets, to be scrubbed from what is shown; nil if none do.
+func GatherSubstitution(ctx context.Context, reader client.Reader, fleet *v1alpha1.Fleet) (_ *render.Substitution, secrets *unstructured.Unstructured, _ error) {
 	get := func(ctx context.Context, gvk schema.GroupVersionKind, name types.NamespacedName) (*valueObject, error) {
 		return readValues(ctx, reader, gvk, name)
 	}
-	substitution, _, err := gatherSubstitution(ctx, get, fleet)
-	return substitution, err
+	return gatherSubstitution(ctx, get, fleet)
 }
 
 // valueObject is the data of a ConfigMap or Secret at one version of it.

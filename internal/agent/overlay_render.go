@@ -25,6 +25,9 @@ func renderStep(ctx context.Context, run *overlayRun) error {
 			run.status.InputsDigest = ""
 			run.status.DesiredRevision = run.view.revision.String()
 		}
+		const message = "the directory is no overlay any more; what was applied stays until its deletion is approved"
+		run.condition(v1alpha1.RenderedCondition, metav1.ConditionUnknown, v1alpha1.PathRemovedReason, message)
+		run.condition(v1alpha1.AppliedCondition, metav1.ConditionUnknown, v1alpha1.PathRemovedReason, message)
 		return nil
 	}
 	path := run.overlay.Spec.Path

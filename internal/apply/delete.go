@@ -3,8 +3,10 @@ package apply
 import (
 	"context"
 	"errors"
+	"strings"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/validation/path"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
 	"capstan.dev/capstan/api/v1alpha1"
@@ -111,9 +113,21 @@ func (a *Applier) read(ctx context.Context, ref v1alpha1.ObjectReference, accept
 	if err != nil {
 		return nil, kind{}, err
 	}
+	if k.namespaced && ref.Namespace == "" || !validName(ref.Name) || !validName(ref.Namespace) {
+		// Refused when it was applied, so there is no such object. The API server
+		// would answer with a 404 that says nothing about objects.
+		return nil, kind{}, apierrors.NewNotFound(gvk.GroupVersion().WithResource(k.resource).GroupResource(), ref.Name)
+	}
 	u, err := a.get(ctx, k, idOf(ref), accept)
 	if errors.As(err, new(*notServedError)) {
 		a.kinds.drop(k.GroupVersionKind)
 	}
 	return u, k, err
+}
+
+// validName tells whether a name can be part of a path, the least that any kind
+// asks of its names.
+func validName(name string) bool {
+	printable := !strings.ContainsFunc(name, func(r rune) bool { return r <= ' ' || r == 0x7f })
+	return printable && len(path.IsValidPathSegmentName(name)) == 0
 }

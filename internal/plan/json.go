@@ -3,6 +3,10 @@ package plan
 import (
 	"encoding/json"
 	"io"
+
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+
+	"capstan.dev/capstan/internal/object"
 )
 
 // document is the JSON form of a plan.
@@ -50,9 +54,48 @@ func (p Plan) MarshalJSON() ([]byte, error) {
 		}
 	}
 	for _, c := range p.sorted() {
-		d.Changes = append(d.Changes, c.entry())
+		d.Changes = append(d.Changes, c.entry().without(p.Secrets))
 	}
 	return json.Marshal(d)
+}
+
+// without takes secret values out of an entry: out of values only, since a secret
+// may read like a key.
+func (e entry) without(secrets *unstructured.Unstructured) entry {
+	if secrets == nil {
+		return e
+	}
+	e.Error, e.Note = object.Scrub(e.Error, secrets), object.Scrub(e.Note, secrets)
+	fields := make([]FieldChange, 0, len(e.Fields))
+	for _, f := range e.Fields {
+		f.From, f.To = scrubValue(f.From, secrets), scrubValue(f.To, secrets)
+		fields = append(fields, f)
+	}
+	e.Fields = fields
+	if e.Object != nil {
+		e.Object, _ = scrubValue(e.Object, secrets).(map[string]any)
+	}
+	return e
+}
+
+func scrubValue(value any, secrets *unstructured.Unstructured) any {
+	switch v := value.(type) {
+	case string:
+		return object.Scrub(v, secrets)
+	case map[string]any:
+		scrubbed := make(map[string]any, len(v))
+		for key, child := range v {
+			scrubbed[key] = scrubValue(child, secrets)
+		}
+		return scrubbed
+	case []any:
+		scrubbed := make([]any, 0, len(v))
+		for _, child := range v {
+			scrubbed = append(scrubbed, scrubValue(child, secrets))
+		}
+		return scrubbed
+	}
+	return value
 }
 
 // MarshalJSON gives the masked form, so that no encoder shows more.

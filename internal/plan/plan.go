@@ -87,6 +87,9 @@ type Plan struct {
 	Revision string
 	// Changes are in any order; they are shown in stable order.
 	Changes []Change
+	// Secrets is a Secret whose values may be in any object, as values of variables
+	// are. They are taken out of everything that is shown. Nil for none.
+	Secrets *unstructured.Unstructured
 }
 
 // HasChanges tells whether an apply would do anything, or fail.

@@ -8,6 +8,8 @@ import (
 
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"sigs.k8s.io/yaml"
+
+	"capstan.dev/capstan/internal/object"
 )
 
 // signs begin the line of an object.
@@ -34,7 +36,7 @@ func (p Plan) Text(w io.Writer, color bool) error {
 		}
 	}
 	out.line("", p.Summary())
-	_, err := io.WriteString(w, out.text.String())
+	_, err := io.WriteString(w, object.Scrub(out.text.String(), p.Secrets))
 	return err
 }
 

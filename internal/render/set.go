@@ -18,6 +18,14 @@ var clusterScoped = map[schema.GroupKind]bool{
 	{Group: ipamGroup, Kind: "GlobalInClusterIPPool"}: true,
 }
 
+// overlayKind is what the agent writes itself: approvals of deletions are given on
+// it, so it must not come from Git.
+var overlayKind = schema.GroupKind{Group: "capstan.dev", Kind: "ClusterOverlay"}
+
+// serverFields are fields of metadata that only the API server sets. In a manifest
+// they come from `kubectl get -o yaml` and bind it to one live object.
+var serverFields = []string{"uid", "resourceVersion", "managedFields", "generation", "selfLink", "deletionTimestamp"}
+
 // checkSet checks what an overlay may declare as a whole: every object can be
 // identified, none twice, and at most one Cluster. All findings are reported.
 func checkSet(objects []*unstructured.Unstructured) error {
@@ -29,7 +37,17 @@ func checkSet(objects []*unstructured.Unstructured) error {
 			u.SetNamespace("")
 		}
 		id := object.IDOf(u)
+		// What generators of manifests leave behind, often empty: it is not a wish.
+		unstructured.RemoveNestedField(u.Object, "status")
+		unstructured.RemoveNestedField(u.Object, "metadata", "creationTimestamp")
+		for _, field := range serverFields {
+			if _, set, _ := unstructured.NestedFieldNoCopy(u.Object, "metadata", field); set {
+				errs = append(errs, fmt.Errorf("%s sets metadata.%s, which only the API server does; remove it", id, field))
+			}
+		}
 		switch {
+		case id.GroupKind() == overlayKind:
+			errs = append(errs, fmt.Errorf("%s must not come from Git; the agent makes ClusterOverlays, and deletions are approved on them", id))
 		case u.GetAPIVersion() == "" || id.Kind == "":
 			errs = append(errs, fmt.Errorf("%s has no apiVersion or no kind", id))
 		case u.GetGenerateName() != "":
