@@ -6,7 +6,7 @@ import (
 	"strings"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	"k8s.io/apimachinery/pkg/api/validate/content"
+	namecontent "k8s.io/apimachinery/pkg/api/validate/content"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
 	"capstan.dev/capstan/api/v1alpha1"
@@ -129,5 +129,5 @@ func (a *Applier) read(ctx context.Context, ref v1alpha1.ObjectReference, accept
 // asks of its names.
 func validName(name string) bool {
 	printable := !strings.ContainsFunc(name, func(r rune) bool { return r <= ' ' || r == 0x7f })
-	return printable && len(content.IsPathSegmentName(name)) == 0
+	return printable && len(namecontent.IsPathSegmentName(name)) == 0
 }
