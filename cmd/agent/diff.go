@@ -282,6 +282,7 @@ func (s *subject) leaving(ctx context.Context, desired []inventory.Desired, gone
 		OverlayUID: s.overlay.UID, OverlayName: s.overlay.Name, Whole: len(desired) == 0,
 		Reason: v1alpha1.ObjectsRemovedReason, Previous: s.overlay.Status.PendingDeletion,
 		Hold: s.around.hold(), NamespacesInUse: s.around.namespaces,
+		Staying: inventory.Staying(s.overlay.Status.Inventory, desired),
 	}
 	switch {
 	case gone:

@@ -10,6 +10,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"capstan.dev/capstan/api/v1alpha1"
+	"capstan.dev/capstan/internal/capi"
 	"capstan.dev/capstan/internal/object"
 	"capstan.dev/capstan/internal/render"
 	"capstan.dev/capstan/internal/source"
@@ -67,6 +68,20 @@ type claim struct {
 	digest string
 	// shareable marks a Namespace: overlays may render the same one.
 	shareable bool
+}
+
+// cluster returns the Cluster that an overlay renders, nil if there is none or it
+// isn't known.
+func (r *rendering) cluster() *object.ID {
+	if r == nil {
+		return nil
+	}
+	for id := range r.claims {
+		if capi.IsCluster(id.GroupKind()) {
+			return &id
+		}
+	}
+	return nil
 }
 
 // rendering is what is remembered of an overlay's last render: what it read, and

@@ -44,6 +44,9 @@ func pruneStep(ctx context.Context, run *overlayRun) error {
 		run.condition(v1alpha1.PendingDeletionCondition, metav1.ConditionFalse, v1alpha1.NothingPendingReason, "")
 		return nil
 	}
+	if err := run.checkHalt(ctx); err != nil {
+		return err
+	}
 	hold, wait := run.hold(len(desired) == 0)
 	if wait {
 		// Some overlay of the fleet is not rendered at this revision yet, and might
@@ -77,6 +80,28 @@ func (run *overlayRun) desired() (desired []inventory.Desired, known bool) {
 	return desired, true
 }
 
+// checkHalt finds out whether the Cluster of the overlay forbids every write, if
+// applying had nothing to ask that for.
+func (run *overlayRun) checkHalt(ctx context.Context) error {
+	cluster := run.rendering.cluster()
+	if run.gone || run.halt != "" || cluster == nil {
+		return nil // a Cluster that leaves is looked at with the other candidates
+	}
+	applier, err := run.as()
+	if err != nil {
+		return err
+	}
+	req := apply.Request{Owner: run.owner(), Cluster: cluster}
+	if run.built != nil {
+		req.All, req.GitPaused = run.built.Objects, run.built.Cluster != nil && capi.Paused(run.built.Cluster)
+	}
+	if halt := applier.Halted(ctx, req); halt != nil {
+		run.halt = halt.Error()
+		run.again(clusterRetry)
+	}
+	return nil
+}
+
 func (run *overlayRun) approval() string {
 	return run.overlay.Annotations[v1alpha1.ApproveDeletionAnnotation]
 }
@@ -106,6 +131,7 @@ func (run *overlayRun) pruneRound(ctx context.Context, desired []inventory.Desir
 	in := inventory.PruneInput{
 		OverlayUID: run.overlay.UID, OverlayName: run.name.Name,
 		Whole: len(desired) == 0, Reason: run.pruneReason(len(desired) == 0),
+		Staying:  inventory.Staying(run.status.Inventory, desired),
 		Previous: run.status.PendingDeletion, Approval: run.approval(), Hold: hold,
 	}
 	if slices.ContainsFunc(inventory.Leaving(run.status.Inventory, desired), isNamespace) {

@@ -32,6 +32,7 @@ type Applier interface {
 	Get(ctx context.Context, ref v1alpha1.ObjectReference) (*unstructured.Unstructured, error)
 	Delete(ctx context.Context, ref v1alpha1.ObjectReference, owner apply.Owner) (apply.DeleteOutcome, error)
 	ClustersIn(ctx context.Context, namespace string) ([]string, error)
+	Halted(ctx context.Context, req apply.Request) *apply.Error
 	TemplateUsers(ctx context.Context, template v1alpha1.ObjectReference) ([]string, error)
 }
 

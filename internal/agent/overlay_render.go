@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -17,9 +18,19 @@ import (
 	"capstan.dev/capstan/internal/render"
 )
 
-// renderStep renders the overlay, unless it is known that the same inputs are
-// applied already.
+// renderStep renders the overlay, and takes back what its directory or its objects
+// being back in Git withdraws: whether the rest succeeds doesn't matter for that.
 func renderStep(ctx context.Context, run *overlayRun) error {
+	err := run.render(ctx)
+	if err != nil && !errors.Is(err, errStop) {
+		return err
+	}
+	return cmp.Or(run.withdraw(ctx), err)
+}
+
+// render renders the overlay, unless it is known that the same inputs are applied
+// already.
+func (run *overlayRun) render(ctx context.Context) error {
 	if run.gone {
 		if run.status.InputsDigest != "" { // so that they count as changed when they are back
 			run.status.InputsDigest = ""

@@ -175,6 +175,18 @@ func Leaving(previous []v1alpha1.InventoryEntry, desired []Desired) []v1alpha1.I
 	return gone
 }
 
+// Staying lists the entries whose objects are rendered.
+func Staying(entries []v1alpha1.InventoryEntry, desired []Desired) []v1alpha1.InventoryEntry {
+	wanted := byID(desired)
+	var stay []v1alpha1.InventoryEntry
+	for _, entry := range entries {
+		if _, stays := wanted[IDOf(entry.ObjectReference)]; stays {
+			stay = append(stay, entry)
+		}
+	}
+	return stay
+}
+
 // Record returns the inventory after an apply. An object that was not accepted
 // becomes Intent, because it may have been written all the same: it is sent again
 // whatever Git says next.

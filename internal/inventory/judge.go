@@ -131,6 +131,8 @@ func judge(c Candidate, in PruneInput) *item {
 func fateOf(it *item, in PruneInput) (fate, string) {
 	live := it.Live
 	switch {
+	case stays(it, in.Staying):
+		return forget, "is still in Git, under another namespace that its kind doesn't have"
 	case it.HandedTo != "":
 		return forget, "is handed over to overlay " + it.HandedTo
 	case it.ReadError != nil:
@@ -165,6 +167,20 @@ func fateOf(it *item, in PruneInput) (fate, string) {
 		return blocked, "can't be deleted now: " + why
 	}
 	return ready, ""
+}
+
+// stays tells whether a candidate is the same live object as an entry that Git
+// still asks for. A manifest of a cluster-scoped kind may carry a namespace,
+// because kustomize puts one on every kind that it doesn't know; the API server
+// drops it, so two identities can mean one object.
+func stays(it *item, staying []v1alpha1.InventoryEntry) bool {
+	return slices.ContainsFunc(staying, func(e v1alpha1.InventoryEntry) bool {
+		id := IDOf(e.ObjectReference)
+		oneScope := id.Namespace == "" || it.id.Namespace == ""
+		sameName := id.GroupKind() == it.id.GroupKind() && id.Name == it.id.Name
+		sameUID := e.UID != "" && (e.UID == it.Entry.UID || it.Live != nil && e.UID == it.Live.GetUID())
+		return sameUID || oneScope && sameName
+	})
 }
 
 // notOurs says why a live object isn't this overlay's any more. The label alone

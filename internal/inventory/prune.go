@@ -45,6 +45,8 @@ type PruneInput struct {
 	Reason string
 	// Candidates are all entries of [Leaving].
 	Candidates []Candidate
+	// Staying are the entries of the inventory that Git still asks for.
+	Staying []v1alpha1.InventoryEntry
 	// Previous is the pending deletion in the status.
 	Previous *v1alpha1.PendingDeletion
 	// Approval is the value of the annotation capstan.dev/approve-deletion.
@@ -100,6 +102,8 @@ type PrunePlan struct {
 //
 // The rules, in order:
 //   - If the live state of any candidate is unknown, or something holds, all stay.
+//   - An object that is in the inventory under a second identity, and stays under
+//     that, is forgotten under the first.
 //   - An object that is gone, rendered by another overlay, no longer labelled as
 //     ours, recreated by somebody else, or opted out of pruning is forgotten. With
 //     an opted-out Cluster goes everything that leaves with it.
