@@ -109,14 +109,17 @@ func (run *overlayRun) approval() string {
 // hold says what forbids every deletion now, or that it is too early to tell.
 func (run *overlayRun) hold(whole bool) (hold string, wait bool) {
 	settled, failing := run.board.settle(run.fleetName, run.overlay.Spec.Path)
+	// A deletion of everything that was approved goes on: all overlays rendered when
+	// the approval was accepted.
+	approved := run.status.PendingDeletion != nil && run.status.PendingDeletion.Approved
 	switch {
 	case !settled:
 		return "", true
 	case run.halt != "":
 		return run.halt, false
-	case len(failing) > 0:
+	case len(failing) > 0 && !(whole && approved):
 		return fmt.Sprintf("nothing is deleted while overlays of the fleet do not render, because they may hold these objects now: %s", strings.Join(failing, ", ")), false
-	case whole && (run.status.PendingDeletion == nil || !run.status.PendingDeletion.Approved):
+	case whole && !approved:
 		if n := run.board.leavingWhole(run.fleetName); n > run.view.maxClusters {
 			return fmt.Sprintf("%d overlays have lost their directory or their content at once, spec.deletion.maxClusters of the Fleet allows %d: restore them or raise the limit", n, run.view.maxClusters), false
 		}
