@@ -33,7 +33,7 @@ func (r *summaryReconciler) Reconcile(ctx context.Context, req ctrl.Request) (ct
 	counts := Count(overlays.Items)
 	err := updateFleetStatus(ctx, r.client, r.reader, &fleet, func(f *v1alpha1.Fleet) {
 		f.Status.Overlays = counts
-		ready := fleetReadiness(f, counts)
+		ready := fleetReadiness(f, counts, progressing(overlays.Items))
 		setCondition(&f.Status.Conditions, f.Generation, v1alpha1.ReadyCondition, ready.Status, ready.Reason, ready.Message)
 	})
 	return ctrl.Result{}, err
@@ -92,8 +92,20 @@ func StateOf(o *v1alpha1.ClusterOverlay) State {
 	}
 }
 
+// progressing counts the overlays that are under way. The other counts don't tell:
+// an applied overlay may have a pending deletion too.
+func progressing(overlays []v1alpha1.ClusterOverlay) int {
+	n := 0
+	for i := range overlays {
+		if StateOf(&overlays[i]) == StateProgress {
+			n++
+		}
+	}
+	return n
+}
+
 // fleetReadiness is the first thing that is wrong with a Fleet.
-func fleetReadiness(f *v1alpha1.Fleet, n v1alpha1.OverlayCounts) metav1.Condition {
+func fleetReadiness(f *v1alpha1.Fleet, n v1alpha1.OverlayCounts, underWay int) metav1.Condition {
 	if f.Spec.Suspend {
 		return metav1.Condition{Status: metav1.ConditionUnknown, Reason: v1alpha1.SuspendedReason, Message: "the Fleet is suspended"}
 	}
@@ -109,7 +121,7 @@ func fleetReadiness(f *v1alpha1.Fleet, n v1alpha1.OverlayCounts) metav1.Conditio
 	switch {
 	case n.Failed > 0:
 		return metav1.Condition{Status: metav1.ConditionFalse, Reason: "OverlaysFailed", Message: fmt.Sprintf("%d of %d overlays failed", n.Failed, n.Total)}
-	case n.Applied+n.Suspended+n.PendingDeletion < n.Total:
+	case underWay > 0:
 		return metav1.Condition{Status: metav1.ConditionUnknown, Reason: v1alpha1.ProgressingReason, Message: "not all overlays are applied yet"}
 	default:
 		return metav1.Condition{Status: metav1.ConditionUnknown, Reason: v1alpha1.NotTrackedReason, Message: "applied; " + untracked[v1alpha1.ConvergedCondition]}
