@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"k8s.io/apimachinery/pkg/api/equality"
@@ -56,6 +57,8 @@ type fleetRun struct {
 	next     view
 	existing map[string]*v1alpha1.ClusterOverlay // the fleet's, by path
 	misnamed []*v1alpha1.ClusterOverlay          // those that are not the overlay of their path
+	// unscanned says why it is not known what overlays without an inventory own.
+	unscanned error
 }
 
 // errStop ends a reconciliation in good order; its steps have said why.
@@ -78,6 +81,9 @@ var fleetSteps = []fleetStep{
 
 // Reconcile runs the steps and records what they found.
 func (r *fleetReconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Result, error) {
+	if err := r.evictValues(ctx, req.Namespace); err != nil {
+		return ctrl.Result{}, err
+	}
 	var fleet v1alpha1.Fleet
 	if err := r.client.Get(ctx, req.NamespacedName, &fleet); err != nil {
 		if apierrors.IsNotFound(err) {
@@ -102,6 +108,18 @@ func (r *fleetReconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl
 		return ctrl.Result{}, err
 	}
 	return ctrl.Result{RequeueAfter: r.jitter(fleet.Spec.Git.Interval.Duration)}, nil
+}
+
+// evictValues forgets the ConfigMaps and Secrets that no Fleet names any more.
+func (r *fleetReconciler) evictValues(ctx context.Context, namespace string) error {
+	var fleets v1alpha1.FleetList
+	if err := r.client.List(ctx, &fleets, client.InNamespace(namespace)); err != nil {
+		return fmt.Errorf("list Fleets: %w", err)
+	}
+	r.values.evict(namespace, func(kind, name string) bool {
+		return slices.ContainsFunc(fleets.Items, func(f v1alpha1.Fleet) bool { return names(&f, kind, name) })
+	})
+	return nil
 }
 
 // tellOrphans has the overlays of a Fleet that is no more say so.

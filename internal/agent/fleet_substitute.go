@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"fmt"
+	"maps"
 	"sync"
 
 	corev1 "k8s.io/api/core/v1"
@@ -126,6 +127,17 @@ func (c *valueCache) get(ctx context.Context, gvk schema.GroupVersionKind, name 
 	}
 	c.held[gvk][name] = read
 	return read, err
+}
+
+// evict forgets the objects of a namespace that are not named any more.
+func (c *valueCache) evict(namespace string, named func(kind, name string) bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for gvk, held := range c.held {
+		maps.DeleteFunc(held, func(n types.NamespacedName, _ *valueObject) bool {
+			return n.Namespace == namespace && !named(gvk.Kind, n.Name)
+		})
+	}
 }
 
 // readValues reads the data of a ConfigMap or Secret.
