@@ -5,6 +5,7 @@ import (
 	"maps"
 	"slices"
 	"sync"
+	"time"
 
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/types"
@@ -96,8 +97,6 @@ type rendering struct {
 	// err says why the overlay doesn't render; its claims are then unknown.
 	err    error
 	claims map[object.ID]claim
-	// owns says that the overlay owned objects when it was rendered.
-	owns bool
 }
 
 // board is the agent's memory of all fleets. Everything on it can be rebuilt from
@@ -117,11 +116,22 @@ type fleetBoard struct {
 	renderings map[string]*rendering
 	// claimedBy lists, by object, the overlays whose renderings claim it.
 	claimedBy map[object.ID][]string
-	// waiting are overlays that wait until all others are rendered.
+	// waiting are overlays that wait until all others are rendered; since says from
+	// when on those of them do that have something to delete.
 	waiting map[string]bool
-	// created are the overlays that the agent has made itself. What they owned
-	// before is in the view that was published just before.
-	created map[types.UID]bool
+	since   map[string]time.Time
+	// created are the overlays that the agent has made itself, by path. What they
+	// owned before is in the view that was published just before.
+	created map[string]types.UID
+	// owned lists, by path, what overlays own and are not approved to lose.
+	owned map[string][]object.ID
+}
+
+func newFleetBoard() *fleetBoard {
+	return &fleetBoard{
+		renderings: map[string]*rendering{}, claimedBy: map[object.ID][]string{}, waiting: map[string]bool{},
+		since: map[string]time.Time{}, created: map[string]types.UID{}, owned: map[string][]object.ID{},
+	}
 }
 
 func newBoard(enqueue func(types.NamespacedName)) *board {
@@ -154,7 +164,7 @@ func (b *board) publish(fleet types.NamespacedName, next *view, digester object.
 	defer b.mu.Unlock()
 	f := b.fleets[fleet]
 	if f == nil {
-		f = &fleetBoard{renderings: map[string]*rendering{}, claimedBy: map[object.ID][]string{}, waiting: map[string]bool{}, created: map[types.UID]bool{}}
+		f = newFleetBoard()
 	}
 	previous := f.view
 	same := previous.sameInputs(next)
@@ -209,11 +219,13 @@ func (b *board) publish(fleet types.NamespacedName, next *view, digester object.
 	return slices.Sorted(maps.Keys(concerned)), nil
 }
 
-// dropGone forgets the renderings of directories that are gone. Who collided or
-// shared with one is concerned, and who waited for one if that was the last.
+// dropGone forgets the overlays whose directories are gone. Who collided or shared
+// with one is concerned, and who waited for one if that was the last.
 func (f *fleetBoard) dropGone(concerned map[string]bool) {
+	gone := func(path string) bool { return !f.view.paths[path] }
+	maps.DeleteFunc(f.owned, func(path string, _ []object.ID) bool { return gone(path) })
 	for path, r := range f.renderings {
-		if f.view.paths[path] {
+		if !gone(path) {
 			continue
 		}
 		for _, other := range f.neighbours(path, r) {
@@ -236,23 +248,48 @@ func (f *fleetBoard) wake(concerned map[string]bool) {
 		concerned[path] = true
 	}
 	clear(f.waiting)
+	clear(f.since)
 }
 
 // covered reports whether the agent has made an overlay itself.
-func (b *board) covered(fleet types.NamespacedName, overlay types.UID) bool {
+func (b *board) covered(fleet types.NamespacedName, path string, overlay types.UID) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	f := b.fleets[fleet]
-	return f != nil && f.created[overlay]
+	return f != nil && f.created[path] == overlay
 }
 
 // cover notes that the agent has made an overlay.
-func (b *board) cover(fleet types.NamespacedName, overlay types.UID) {
+func (b *board) cover(fleet types.NamespacedName, path string, overlay types.UID) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if f := b.fleets[fleet]; f != nil {
-		f.created[overlay] = true
+		f.created[path] = overlay
 	}
+}
+
+// uncover forgets the overlays that the agent has made for other paths than these.
+func (b *board) uncover(fleet types.NamespacedName, paths map[string]bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if f := b.fleets[fleet]; f != nil {
+		maps.DeleteFunc(f.created, func(path string, _ types.UID) bool { return !paths[path] })
+	}
+}
+
+// own notes what an overlay with a directory owns and is not approved to lose.
+func (b *board) own(fleet types.NamespacedName, path string, ids []object.ID) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	f := b.fleets[fleet]
+	if f == nil || f.view == nil || !f.view.paths[path] {
+		return
+	}
+	if len(ids) == 0 {
+		delete(f.owned, path)
+		return
+	}
+	f.owned[path] = ids
 }
 
 // holdsFor reports whether rendering at this view would read the same inputs.
@@ -340,6 +377,25 @@ func (b *board) settle(fleet types.NamespacedName, path string) (settled bool, f
 		f.waiting[path] = true
 	}
 	return len(unsettled) == 0, failing
+}
+
+// waits says which overlays have not been rendered at the present view yet, and for
+// how long an overlay with something to delete has waited for that.
+func (b *board) waits(fleet types.NamespacedName, path string, now time.Time) (time.Duration, []string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	f := b.fleets[fleet]
+	if f == nil || f.view == nil {
+		return 0, nil
+	}
+	_, unsettled := f.unsettled()
+	if len(unsettled) == 0 {
+		return 0, nil
+	}
+	if f.since[path].IsZero() {
+		f.since[path] = now
+	}
+	return now.Sub(f.since[path]), unsettled
 }
 
 // await has an overlay asked again when others have been rendered.

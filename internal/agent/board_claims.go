@@ -8,6 +8,7 @@ import (
 
 	"k8s.io/apimachinery/pkg/types"
 
+	"capstan.dev/capstan/internal/capi"
 	"capstan.dev/capstan/internal/object"
 )
 
@@ -158,8 +159,8 @@ func (b *board) releasedBy(fleet types.NamespacedName, overlay string, id object
 	return !claimed
 }
 
-// leavingWhole counts the overlays of a fleet that are about to lose everything.
-// A directory that was only renamed doesn't count: others render its objects.
+// leavingWhole counts the overlays of a fleet that are about to lose everything, or
+// their Cluster. What was only moved doesn't count: others render it.
 func (b *board) leavingWhole(fleet types.NamespacedName) int {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -169,17 +170,32 @@ func (b *board) leavingWhole(fleet types.NamespacedName) int {
 	}
 	n := 0
 	for _, ids := range f.view.leaving {
-		if slices.ContainsFunc(ids, func(id object.ID) bool { return len(f.claimedBy[id]) == 0 }) {
+		if slices.ContainsFunc(ids, f.unclaimed) {
 			n++
 		}
 	}
-	for _, r := range f.renderings {
-		if r.err == nil && len(r.claims) == 0 && r.owns {
+	for path, r := range f.renderings {
+		if r.err == nil && (len(r.claims) == 0 && slices.ContainsFunc(f.owned[path], f.unclaimed) || f.losesCluster(path)) {
 			n++
 		}
 	}
 	return n
 }
+
+// losesCluster reports whether an overlay owns a Cluster that none renders any more.
+func (b *board) losesCluster(fleet types.NamespacedName, path string) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	f := b.fleets[fleet]
+	return f != nil && f.losesCluster(path)
+}
+
+func (f *fleetBoard) losesCluster(path string) bool {
+	return slices.ContainsFunc(f.owned[path], func(id object.ID) bool { return capi.IsCluster(id.GroupKind()) && f.unclaimed(id) })
+}
+
+// unclaimed reports whether no overlay renders an object.
+func (f *fleetBoard) unclaimed(id object.ID) bool { return len(f.claimedBy[id]) == 0 }
 
 // namespaces says, by namespace, which other overlay of the fleet renders objects
 // into it.

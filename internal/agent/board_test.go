@@ -4,6 +4,7 @@ import (
 	"slices"
 	"sync"
 	"testing"
+	"time"
 
 	"k8s.io/apimachinery/pkg/types"
 
@@ -189,5 +190,45 @@ func TestBoardForget(t *testing.T) {
 	b.store("a", slow)
 	if b.settled() {
 		t.Error("a render of the former Fleet counts")
+	}
+}
+
+// The board forgets what it knows of overlays whose directories are gone.
+func TestBoardEvicts(t *testing.T) {
+	b := newBoardBed(t)
+	files := map[string]string{"a": one, "b": two}
+	b.publish(viewOf("1", files, "a", "b"))
+	for _, path := range []string{"clusters/a", "clusters/b"} {
+		b.cover(testFleet, path, types.UID(path))
+		b.own(testFleet, path, []object.ID{{Kind: "ConfigMap", Namespace: "x", Name: "one"}})
+	}
+	second := viewOf("2", files, "a")
+	b.uncover(testFleet, second.paths)
+	b.publish(second)
+	b.own(testFleet, "clusters/b", []object.ID{{Kind: "ConfigMap"}}) // its last reconciliation is slow
+	if !b.covered(testFleet, "clusters/a", "clusters/a") || b.covered(testFleet, "clusters/b", "clusters/b") {
+		t.Error("the wrong overlays are covered")
+	}
+	if f := b.fleets[testFleet]; len(f.created) != 1 || len(f.owned) != 1 {
+		t.Errorf("created %v, owned %v", f.created, f.owned)
+	}
+}
+
+// How long an overlay waits counts from its first look until all are rendered.
+func TestBoardWaits(t *testing.T) {
+	b := newBoardBed(t)
+	v := viewOf("1", map[string]string{"a": one, "b": two}, "a", "b")
+	b.publish(v)
+	b.store("a", b.render("a", v))
+	start := time.Unix(1000, 0)
+	for _, want := range []time.Duration{0, time.Second, time.Minute} {
+		b.settle(testFleet, "clusters/a")
+		if got, unrendered := b.waits(testFleet, "clusters/a", start.Add(want)); got != want || len(unrendered) != 1 || unrendered[0] != "clusters/b" {
+			t.Errorf("waited %s, want %s, for %q", got, want, unrendered)
+		}
+	}
+	b.store("b", b.render("b", v))
+	if got, unrendered := b.waits(testFleet, "clusters/a", start.Add(time.Hour)); got != 0 || len(unrendered) != 0 || len(b.fleets[testFleet].since) != 0 {
+		t.Errorf("waited %s for %q", got, unrendered)
 	}
 }

@@ -87,20 +87,36 @@ func adoptStep(ctx context.Context, run *fleetRun) error {
 	run.next.scanned = map[types.UID]bool{}
 	if previous := run.board.view(run.name); previous != nil {
 		run.next.adopted = previous.adopted
-		run.next.scanned = maps.Clone(previous.scanned)
+		for _, o := range existing {
+			if previous.scanned[o.UID] {
+				run.next.scanned[o.UID] = true
+			}
+		}
 	}
+	run.board.uncover(run.name, run.next.paths)
 	unknown := false
 	for path := range run.next.paths {
 		unknown = unknown || existing[path] == nil
 	}
+	var uncovered []types.UID
 	for _, o := range existing {
 		if !covers(&run.next, run.board, run.name, o) {
-			run.next.scanned[o.UID], unknown = true, true
+			uncovered = append(uncovered, o.UID)
 		}
 	}
-	if unknown {
-		if run.next.adopted, err = run.scan(ctx, run.fleet); err != nil {
-			return fmt.Errorf("look for objects that carry this Fleet's labels: %w", err)
+	if unknown || len(uncovered) > 0 {
+		adopted, err := run.scan(ctx, run.fleet)
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		if err != nil {
+			// Overlays that have an inventory go on; createStep reports the error.
+			run.unscanned = fmt.Errorf("look for objects that carry this Fleet's labels, before new overlays are made: %w", err)
+		} else {
+			run.next.adopted = adopted
+			for _, uid := range uncovered {
+				run.next.scanned[uid] = true
+			}
 		}
 	}
 	run.next.leaving = leavingOverlays(existing, &run.next)
@@ -126,9 +142,15 @@ func leavingOverlays(existing map[string]*v1alpha1.ClusterOverlay, v *view) map[
 	return leaving
 }
 
-// createStep creates the ClusterOverlays that are missing. A crash here leaves
-// some of them; the next round makes the rest.
+// createStep creates the ClusterOverlays that are missing, unless it is not known
+// what they own. A crash here leaves some of them; the next round makes the rest.
 func createStep(ctx context.Context, run *fleetRun) error {
+	if run.unscanned != nil {
+		if err := run.stop(v1alpha1.DiscoveredCondition, v1alpha1.TransientReason, run.unscanned); !errors.Is(err, errStop) {
+			return err
+		}
+		return run.unscanned // sooner than the next interval
+	}
 	var errs []error
 	for _, path := range slices.Sorted(maps.Keys(run.next.paths)) {
 		if run.existing[path] != nil {
@@ -144,7 +166,7 @@ func createStep(ctx context.Context, run *fleetRun) error {
 			errs = append(errs, fmt.Errorf("create ClusterOverlay %s for %s: %w", o.Name, path, err))
 		}
 		if err == nil {
-			run.board.cover(run.name, o.UID)
+			run.board.cover(run.name, path, o.UID)
 			run.enqueue(client.ObjectKeyFromObject(o))
 		}
 	}
@@ -224,11 +246,16 @@ func (run *fleetRun) announce(ctx context.Context, previous *view, changed int) 
 	}
 }
 
-// publishSuspended tells the overlays that their Fleet is suspended.
-func (run *fleetRun) publishSuspended() error {
+// publishSuspended tells the overlays that their Fleet is suspended, those that have
+// lost their directory too.
+func (run *fleetRun) publishSuspended(ctx context.Context) error {
 	previous := run.board.view(run.name)
 	if previous == nil || previous.suspended {
 		return errStop
+	}
+	existing, err := run.list(ctx)
+	if err != nil {
+		return err
 	}
 	next := *previous
 	next.suspended = true
@@ -238,6 +265,11 @@ func (run *fleetRun) publishSuspended() error {
 	}
 	for _, path := range concerned {
 		run.enqueue(client.ObjectKey{Namespace: run.name.Namespace, Name: OverlayName(run.name.Name, path)})
+	}
+	for path, o := range existing {
+		if !next.paths[path] {
+			run.enqueue(client.ObjectKeyFromObject(o))
+		}
 	}
 	return errStop
 }

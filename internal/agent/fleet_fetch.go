@@ -22,7 +22,7 @@ import (
 func fetchStep(ctx context.Context, run *fleetRun) error {
 	if run.fleet.Spec.Suspend {
 		run.stopped(v1alpha1.FetchedCondition, metav1.ConditionUnknown, v1alpha1.SuspendedReason, "the Fleet is suspended")
-		return run.publishSuspended()
+		return run.publishSuspended(ctx)
 	}
 	mirror, reason, err := run.mirror(ctx)
 	if err != nil {

@@ -10,6 +10,8 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"capstan.dev/capstan/api/v1alpha1"
+	"capstan.dev/capstan/internal/inventory"
+	"capstan.dev/capstan/internal/object"
 )
 
 // observeStep looks at what the fleet reconciler has published.
@@ -52,7 +54,19 @@ func observeStep(ctx context.Context, run *overlayRun) error {
 			run.status.Inventory = append(run.status.Inventory, v1alpha1.InventoryEntry{ObjectReference: ref, State: v1alpha1.EntryIntent})
 		}
 	}
+	run.own() // before it counts as rendered
 	return nil
+}
+
+// own tells the board what the overlay owns and is not approved to lose.
+func (run *overlayRun) own() {
+	var ids []object.ID
+	if p := run.status.PendingDeletion; p == nil || !p.Approved {
+		for _, e := range run.status.Inventory {
+			ids = append(ids, inventory.IDOf(e.ObjectReference))
+		}
+	}
+	run.board.own(run.fleetName, run.overlay.Spec.Path, ids)
 }
 
 // suspended reports whether the overlay or its Fleet is suspended. Such an overlay
@@ -64,5 +78,5 @@ func (run *overlayRun) suspended() bool {
 // covers reports whether it is known what an overlay owned before it had an
 // inventory.
 func covers(v *view, b *board, fleet types.NamespacedName, o *v1alpha1.ClusterOverlay) bool {
-	return len(o.Status.Inventory) > 0 || o.Status.AppliedRevision != "" || v.scanned[o.UID] || b.covered(fleet, o.UID)
+	return len(o.Status.Inventory) > 0 || o.Status.AppliedRevision != "" || v.scanned[o.UID] || b.covered(fleet, o.Spec.Path, o.UID)
 }

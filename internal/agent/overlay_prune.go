@@ -52,6 +52,7 @@ func pruneStep(ctx context.Context, run *overlayRun) error {
 		// Some overlay of the fleet is not rendered at this revision yet, and might
 		// have taken objects over. It asks for us when it is.
 		run.status.Inventory, _ = inventory.WriteAhead(run.status.Inventory, desired)
+		run.waits()
 		return nil
 	}
 	for range pruneRounds {
@@ -74,8 +75,8 @@ func (run *overlayRun) desired() (desired []inventory.Desired, known bool) {
 	case run.rendering == nil || run.rendering.err != nil:
 		return nil, false
 	}
-	for _, c := range run.rendering.claims {
-		desired = append(desired, inventory.Desired{Ref: c.ref, Digest: c.digest})
+	for id, c := range run.rendering.claims {
+		desired = append(desired, inventory.Desired{Ref: c.ref, Digest: c.digest, Shared: run.shared[id]})
 	}
 	return desired, true
 }
@@ -119,8 +120,9 @@ func (run *overlayRun) hold(whole bool) (hold string, wait bool) {
 		return run.halt, false
 	case len(failing) > 0 && !(whole && approved):
 		return fmt.Sprintf("nothing is deleted while overlays of the fleet do not render, because they may hold these objects now: %s", strings.Join(failing, ", ")), false
-	case whole && !approved:
+	case !approved && (whole || run.board.losesCluster(run.fleetName, run.overlay.Spec.Path)):
 		if n := run.board.leavingWhole(run.fleetName); n > run.view.maxClusters {
+			run.board.await(run.fleetName, run.overlay.Spec.Path) // Git may bring the others back
 			return fmt.Sprintf("%d overlays have lost their directory or their content at once, spec.deletion.maxClusters of the Fleet allows %d: restore them or raise the limit", n, run.view.maxClusters), false
 		}
 	}

@@ -72,10 +72,12 @@ type overlayRun struct {
 	shared    map[object.ID]bool // Namespaces that other overlays render too
 	halt      string             // why nothing may be written to the overlay's objects now
 	events    []notice
-	// settled is false while something is left to do that no event will announce;
-	// retry says when to look again, 0 leaves it to the back-off.
+	// settled is false while something is left to do that no event will announce:
+	// then the overlay is looked at again after retry, unless that is 0, and by
+	// backOff, whichever is sooner.
 	settled bool
 	retry   time.Duration
+	backOff bool
 }
 
 // notice is an event to be sent once the status is recorded.
@@ -91,6 +93,7 @@ var overlaySteps = []overlayStep{
 	{"release", releaseStep},
 	{"observe", observeStep},
 	{"render", renderStep},
+	{"depart", departStep},
 	{"claim", claimStep},
 	{"apply", applyStep},
 	{"prune", pruneStep},
@@ -155,19 +158,24 @@ func (run *overlayRun) result(ctx context.Context, err error) (ctrl.Result, erro
 	case run.settled:
 		run.attempts.succeeded(run.name)
 		return ctrl.Result{}, nil
-	case run.retry > 0:
-		return ctrl.Result{RequeueAfter: run.retry}, nil
-	default:
-		return ctrl.Result{RequeueAfter: run.attempts.failed(run.name)}, nil
 	}
+	delay := run.retry
+	if run.backOff {
+		if d := run.attempts.failed(run.name); delay == 0 || d < delay {
+			delay = d
+		}
+	}
+	return ctrl.Result{RequeueAfter: delay}, nil
 }
 
 // again asks for another look, after a delay or, if that is 0, by back-off.
 func (run *overlayRun) again(delay time.Duration) {
-	if run.settled || (delay > 0 && (run.retry == 0 || delay < run.retry)) {
+	run.settled = false
+	if delay == 0 {
+		run.backOff = true
+	} else if run.retry == 0 || delay < run.retry {
 		run.retry = delay
 	}
-	run.settled = false
 }
 
 // condition sets a condition in the status to be recorded.
@@ -187,12 +195,16 @@ func (run *overlayRun) fail(kind, reason, message string) {
 
 // record writes the status, if it says something new, and then the events.
 func (run *overlayRun) record(ctx context.Context) error {
-	if (run.view != nil || run.orphan) && run.overlay.DeletionTimestamp.IsZero() {
+	if !run.overlay.DeletionTimestamp.IsZero() {
+		return nil // nobody needs to know any more
+	}
+	if run.view != nil || run.orphan {
 		run.conclude()
 		if err := run.save(ctx); err != nil {
 			return err
 		}
 		run.metrics.recorded(run.fleetName, run.overlay)
+		run.own()
 	}
 	for _, e := range run.events {
 		run.recorder.Event(run.overlay, e.kind, e.reason, truncate(e.message))

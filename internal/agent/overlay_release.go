@@ -20,7 +20,7 @@ func releaseStep(ctx context.Context, run *overlayRun) error {
 		return run.ensureFinalizer(ctx)
 	}
 	if !controllerutil.ContainsFinalizer(run.overlay, v1alpha1.OverlayFinalizer) {
-		return errStop
+		return run.departing()
 	}
 	if n := len(run.overlay.Status.Inventory); n > 0 {
 		run.recorder.Eventf(run.overlay, corev1.EventTypeWarning, "Orphaned",
@@ -29,7 +29,24 @@ func releaseStep(ctx context.Context, run *overlayRun) error {
 	if err := run.removeFinalizer(ctx); err != nil {
 		return err
 	}
-	return errStop
+	return run.departing()
+}
+
+// departing goes on with an overlay that was deleted and that the finalizer of
+// somebody else keeps: it is rendered, because others must know what it claims.
+func (run *overlayRun) departing() error {
+	if len(run.overlay.Finalizers) == 0 {
+		return errStop
+	}
+	return nil
+}
+
+// departStep ends the round of an overlay that was deleted.
+func departStep(_ context.Context, run *overlayRun) error {
+	if !run.overlay.DeletionTimestamp.IsZero() {
+		return errStop
+	}
+	return nil
 }
 
 // ensureFinalizer covers overlays that a person has created.

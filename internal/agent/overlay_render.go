@@ -63,7 +63,7 @@ func (run *overlayRun) render(ctx context.Context) error {
 	}
 	r := &rendering{
 		sequence: run.view.sequence, closure: built.Closure, variables: built.Variables, err: err,
-		claims: built.claims(), owns: len(run.status.Inventory) > 0,
+		claims: built.claims(),
 	}
 	r.inputs = inputsDigest(run.digester, r.closure, r.variables, run.view)
 	run.rendering = r
