@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"regexp"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
@@ -121,8 +122,16 @@ func plain(err error, objects []*unstructured.Unstructured) string {
 	for _, u := range objects {
 		text = object.Scrub(text, u)
 	}
+	text = changing.ReplaceAllString(text, "$1")
 	return strings.Join(strings.Fields(text), " ")
 }
+
+// changing matches what makes the text of one and the same failure a new one at
+// every try: the addresses of a connection, the number of a request, the time.
+var changing = regexp.MustCompile(`\b((?:tcp|udp)[46]?)(?: ` + address + `)?(?:->| )` + address +
+	`|[;,] LastStreamID=[0-9]+|: current time [^ ]+ is (?:before|after) [^ ]+`)
+
+const address = `(?:\[[0-9A-Fa-f:.]+(?:%[^ \]]+)?\]|[0-9]+(?:\.[0-9]+){3}):[0-9]+`
 
 // isTypedPatchError recognises a manifest that does not fit the schema. The API
 // server answers 500 for some of these (apiserver v0.36 pkg/endpoints/handlers:
