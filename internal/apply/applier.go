@@ -26,7 +26,8 @@ type Options struct {
 	Config *rest.Config
 
 	// Concurrency is the number of requests in flight, over all overlays and all
-	// ServiceAccounts. Default 8: more do not make a small API server faster.
+	// ServiceAccounts. Default 8: more do not make a small API server faster. One
+	// overlay uses at most half of them.
 	Concurrency int
 
 	// FieldManager owns the applied fields. Default v1alpha1.FieldManager.
@@ -158,6 +159,10 @@ func (s *shared) acquire(ctx context.Context) error {
 }
 
 func (s *shared) release() { <-s.limiter }
+
+// share is the number of requests that one run may have in flight: what hangs in
+// one overlay leaves room for the others.
+func (s *shared) share() int { return max(1, s.concurrency/2) }
 
 func orDefault[T comparable](value, fallback T) T {
 	var zero T

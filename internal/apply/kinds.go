@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sync/singleflight"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -27,8 +28,18 @@ type kinds struct {
 	discovery discovery.DiscoveryInterface
 	clock     clock.PassiveClock
 
-	mu      sync.Mutex
-	asked   time.Time
+	asking singleflight.Group
+
+	mu sync.Mutex // not held during requests: what is known is found at once
+	// wanted counts the times that discovery was asked for, known is the count of
+	// the last answer's: it says nothing of what happened later.
+	wanted, known uint64
+	asked         time.Time
+	catalog
+}
+
+// catalog is what one discovery has found.
+type catalog struct {
 	served  map[schema.GroupVersionKind]kind
 	version map[schema.GroupKind][]string // by preference
 	failed  map[schema.GroupVersion]error
@@ -39,7 +50,8 @@ type kind struct {
 	schema.GroupVersionKind
 	resource   string
 	namespaced bool
-	listable   bool
+	// scanned is true if objects of the kind can be applied and listed.
+	scanned bool
 }
 
 // noKindError says that the API server does not serve a kind. It is only
@@ -60,20 +72,51 @@ func (e *noKindError) Error() string {
 // find looks a kind up at a version, or at its preferred version if that is
 // empty. It returns a *noKindError if the API server does not serve it.
 func (k *kinds) find(gvk schema.GroupVersionKind) (kind, error) {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	if found, ok := k.lookup(gvk); ok {
+	if found, err := k.lookup(gvk); err == nil {
 		return found, nil
 	}
-	if k.served == nil || k.clock.Since(k.asked) >= missInterval {
-		if err := k.ask(); err != nil {
-			return kind{}, err
+	if err := k.refresh(); err != nil {
+		return kind{}, err
+	}
+	return k.lookup(gvk)
+}
+
+// refresh asks discovery if that was not just done. Callers share one request; the
+// answer is to one sent after the last call of forget that a caller can know of.
+func (k *kinds) refresh() error {
+	k.mu.Lock()
+	wanted := k.wanted
+	k.mu.Unlock()
+	for {
+		_, err, _ := k.asking.Do("", func() (any, error) { return nil, k.askIfDue() })
+		if err != nil {
+			return err
+		}
+		k.mu.Lock()
+		known := k.known
+		k.mu.Unlock()
+		if known >= wanted {
+			return nil
 		}
 	}
-	if found, ok := k.lookup(gvk); ok {
-		return found, nil
+}
+
+func (k *kinds) askIfDue() error {
+	k.mu.Lock()
+	wanted := k.wanted
+	due := k.served == nil || k.known < wanted || k.clock.Since(k.asked) >= missInterval
+	k.mu.Unlock()
+	if !due {
+		return nil
 	}
-	return kind{}, k.missing(gvk)
+	found, err := ask(k.discovery)
+	if err != nil {
+		return err
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.catalog, k.known, k.asked = found, wanted, k.clock.Now()
+	return nil
 }
 
 // findFresh is find for a caller that acts on a kind's absence: discovery is
@@ -87,7 +130,7 @@ func (k *kinds) findFresh(gvk schema.GroupVersionKind) (kind, error) {
 func (k *kinds) forget() {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	k.asked = time.Time{}
+	k.wanted++
 }
 
 // drop forgets a kind that turned out not to be served any more.
@@ -95,77 +138,86 @@ func (k *kinds) drop(gvk schema.GroupVersionKind) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	delete(k.served, gvk)
-	k.asked = time.Time{}
+	k.wanted++
 }
 
-// all lists the served kinds of Cluster API and its providers that match, at their preferred versions. It fails if
-// it can't be told what a group serves.
+// all lists the served kinds that match, at their preferred versions. It fails if
+// it can't be told what a group of Cluster API or of a provider serves. The API
+// servers behind other groups come and go.
 func (k *kinds) all(match func(schema.GroupKind) bool) ([]kind, error) {
+	if err := k.refresh(); err != nil {
+		return nil, err
+	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if k.served == nil || k.clock.Since(k.asked) >= missInterval {
-		if err := k.ask(); err != nil {
-			return nil, err
-		}
-	}
-	for gv, err := range k.failed {
-		if capi.IsFamily(schema.GroupKind{Group: gv.Group}) {
-			return nil, &discoveryError{fmt.Errorf("%s: %w", gv, err)}
-		}
+	if err := k.failure(func(gv schema.GroupVersion) bool { return capi.IsFamily(schema.GroupKind{Group: gv.Group}) }); err != nil {
+		return nil, err
 	}
 	var found []kind
 	for gk, versions := range k.version {
-		if match(gk) {
-			found = append(found, k.served[gk.WithVersion(versions[0])])
+		if known, ok := k.served[gk.WithVersion(versions[0])]; ok && match(gk) {
+			found = append(found, known)
 		}
 	}
 	slices.SortFunc(found, func(a, b kind) int { return strings.Compare(a.String(), b.String()) })
 	return found, nil
 }
 
-func (k *kinds) lookup(gvk schema.GroupVersionKind) (kind, bool) {
-	if gvk.Version == "" {
-		versions := k.version[gvk.GroupKind()]
-		if len(versions) == 0 {
-			return kind{}, false
-		}
-		gvk.Version = versions[0]
+// lookup finds a kind among those known, or says why it is not there.
+func (k *kinds) lookup(gvk schema.GroupVersionKind) (kind, error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	versions := k.version[gvk.GroupKind()]
+	at := gvk
+	if gvk.Version == "" && len(versions) > 0 {
+		at.Version = versions[0]
 	}
-	found, ok := k.served[gvk]
-	return found, ok
+	if found, ok := k.served[at]; ok {
+		return found, nil
+	}
+	err := k.failure(func(gv schema.GroupVersion) bool {
+		return gv.Group == gvk.Group && (gvk.Version == "" || gv.Version == gvk.Version)
+	})
+	if err != nil {
+		return kind{}, err
+	}
+	return kind{}, &noKindError{gvk: gvk, other: slices.Clone(versions)}
 }
 
-// missing says why a kind is not listed.
-func (k *kinds) missing(gvk schema.GroupVersionKind) error {
-	for gv, err := range k.failed {
-		if gv.Group == gvk.Group && (gvk.Version == "" || gv.Version == gvk.Version) {
-			return &discoveryError{fmt.Errorf("%s: %w", gv, err)}
+// failure says why groups that match could not be listed; nil if all were.
+func (c *catalog) failure(match func(schema.GroupVersion) bool) error {
+	var first error
+	var at string
+	for gv, err := range c.failed {
+		if match(gv) && (first == nil || gv.String() < at) {
+			first, at = err, gv.String()
 		}
 	}
-	return &noKindError{gvk: gvk, other: k.version[gvk.GroupKind()]}
+	if first == nil {
+		return nil
+	}
+	return &discoveryError{fmt.Errorf("%s: %w", at, first)}
 }
 
 // ask lists all kinds. A group that can't be listed is remembered as such; its
 // kinds are then neither served nor absent.
-func (k *kinds) ask() error {
-	groups, lists, err := k.discovery.ServerGroupsAndResources()
+func ask(client discovery.DiscoveryInterface) (catalog, error) {
+	groups, lists, err := client.ServerGroupsAndResources()
 	failed, partly := discovery.GroupDiscoveryFailedErrorGroups(err)
 	if apierrors.IsNotFound(err) {
-		return &discoveryError{errors.New(err.Error())} // about a path: says of no object that it is absent
+		return catalog{}, &discoveryError{errors.New(err.Error())} // about a path: says of no object that it is absent
 	}
 	if err != nil && !partly {
-		return &discoveryError{err}
+		return catalog{}, &discoveryError{err}
 	}
 	if err := complete(lists); err != nil {
-		return &discoveryError{err}
+		return catalog{}, &discoveryError{err}
 	}
-	k.asked, k.failed = k.clock.Now(), failed
-	k.served = map[schema.GroupVersionKind]kind{}
-	k.version = map[schema.GroupKind][]string{}
+	k := catalog{failed: failed, served: map[schema.GroupVersionKind]kind{}, version: map[schema.GroupKind][]string{}}
 	for _, list := range lists {
 		gv, err := schema.ParseGroupVersion(list.GroupVersion)
 		if err != nil {
-			return &discoveryError{err}
+			return catalog{}, &discoveryError{err}
 		}
 		for _, r := range list.APIResources {
 			if strings.Contains(r.Name, "/") {
@@ -173,7 +225,7 @@ func (k *kinds) ask() error {
 			}
 			found := kind{
 				GroupVersionKind: schema.GroupVersionKind{Group: orDefault(r.Group, gv.Group), Version: orDefault(r.Version, gv.Version), Kind: r.Kind},
-				resource:         r.Name, namespaced: r.Namespaced, listable: slices.Contains(r.Verbs, "list"),
+				resource:         r.Name, namespaced: r.Namespaced, scanned: slices.Contains(r.Verbs, "list") && slices.Contains(r.Verbs, "patch"),
 			}
 			if _, seen := k.served[found.GroupVersionKind]; !seen {
 				k.served[found.GroupVersionKind] = found
@@ -189,7 +241,7 @@ func (k *kinds) ask() error {
 			}
 		}
 	}
-	return nil
+	return k, nil
 }
 
 // complete refuses an answer without kinds that every API server has: the client

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net/http"
 	"slices"
+	"sync/atomic"
 
 	"golang.org/x/sync/errgroup"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -17,15 +18,16 @@ import (
 	"capstan.dev/capstan/internal/object"
 )
 
-// commonKinds are the kinds outside of Cluster API that Owned always looks at.
+// commonKinds are the kinds outside of Cluster API that Owned has to look at.
 var commonKinds = []schema.GroupVersionKind{
 	{Version: "v1", Kind: "Namespace"}, {Version: "v1", Kind: "Secret"}, {Version: "v1", Kind: "ConfigMap"},
 }
 
 // Owned lists the live objects that carry an owner's labels and fields applied by
-// us: an inventory rebuilt. It looks at the given kinds, at all kinds of Cluster
-// API and its providers, and at Namespaces, Secrets and ConfigMaps. If a kind may
-// not be listed in all namespaces it is listed in the given ones. The list is
+// us: an inventory rebuilt. It looks at all kinds that can be applied. If a kind
+// may not be listed in all namespaces it is listed in the given ones; without the
+// right to that either it is left out, unless it is one of the given kinds, a kind
+// of Cluster API or its providers, Namespace, Secret or ConfigMap. The list is
 // sorted; an error means that it could not be completed.
 func (a *Applier) Owned(ctx context.Context, owner Owner, also []schema.GroupVersionKind, namespaces ...string) ([]v1alpha1.ObjectReference, error) {
 	owned, err := a.labelled(ctx, owner.labels(), also, namespaces)
@@ -57,11 +59,13 @@ func (a *Applier) OwnedByFleet(ctx context.Context, namespace, name string) (map
 
 // labelled lists the live objects that carry labels and fields applied by us.
 func (a *Applier) labelled(ctx context.Context, match map[string]string, also []schema.GroupVersionKind, namespaces []string) ([]*unstructured.Unstructured, error) {
-	served, err := a.kinds.all(capi.IsFamily)
+	served, err := a.kinds.all(mayBeOurs)
 	if err != nil {
 		return nil, a.classify(object.ID{Kind: "APIGroup", Name: "cluster.x-k8s.io"}, "discover", err)
 	}
+	needed := map[schema.GroupKind]bool{}
 	for _, gvk := range append(slices.Clone(commonKinds), also...) {
+		needed[gvk.GroupKind()] = true
 		k, err := a.kinds.find(gvk)
 		if errors.As(err, new(*noKindError)) {
 			k, err = a.kinds.find(gvk.GroupKind().WithVersion(""))
@@ -79,27 +83,57 @@ func (a *Applier) labelled(ctx context.Context, match map[string]string, also []
 		}
 		served = append(served, k)
 	}
-	served = slices.DeleteFunc(served, func(k kind) bool { return !k.listable })
+	served = slices.DeleteFunc(served, func(k kind) bool { return !k.scanned })
 
 	found := make([][]*unstructured.Unstructured, len(served))
 	selector := labels.SelectorFromSet(match).String()
-	group, groupCtx := errgroup.WithContext(ctx)
-	group.SetLimit(a.concurrency)
+	errs := make([]error, len(served))
+	var stop atomic.Bool
+	var group errgroup.Group
+	group.SetLimit(a.share())
 	for i, k := range served {
+		if stop.Load() {
+			break
+		}
 		group.Go(func() error {
-			var err error
-			found[i], err = a.listAllowed(groupCtx, k, namespaces, selector)
-			return err
+			some, err := a.listAllowed(ctx, k, namespaces, selector)
+			if isForbidden(err) && !needed[k.GroupKind()] && !capi.IsFamily(k.GroupKind()) {
+				a.log.Info("a kind is left out of the inventory: no right to list it", "kind", k.GroupKind().String())
+				return nil
+			}
+			if err != nil {
+				errs[i] = err
+				stop.Store(true)
+			}
+			found[i] = some
+			return nil
 		})
 	}
-	if err := group.Wait(); err != nil {
-		return nil, err
+	_ = group.Wait() // the errors are in errs
+	// Kinds are started in order and those started end: of several errors it is
+	// always the same that is told.
+	for _, err := range errs {
+		if err != nil {
+			return nil, err
+		}
 	}
 	owned := slices.DeleteFunc(slices.Concat(found...), func(u *unstructured.Unstructured) bool {
 		return !ownsFields(u, a.manager)
 	})
 	object.Sort(owned)
 	return owned, nil
+}
+
+// mayBeOurs leaves out the kinds that no overlay contains and that there are many
+// objects of.
+func mayBeOurs(gk schema.GroupKind) bool {
+	switch gk {
+	case schema.GroupKind{Kind: "Event"}, schema.GroupKind{Group: "events.k8s.io", Kind: "Event"},
+		schema.GroupKind{Group: "coordination.k8s.io", Kind: "Lease"},
+		schema.GroupKind{Group: v1alpha1.GroupVersion.Group, Kind: "ClusterOverlay"}:
+		return false
+	}
+	return true
 }
 
 // ClustersIn lists the Clusters in a namespace, by name.

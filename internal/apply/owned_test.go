@@ -3,7 +3,9 @@ package apply_test
 import (
 	"context"
 	"errors"
+	"net/http"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -57,8 +59,62 @@ func TestOwned(t *testing.T) {
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("-want +got:\n%s", diff)
 	}
-	if got, err = b.apply.Owned(ctx, owner, nil); err != nil || len(got) != len(want)-1 {
-		t.Errorf("without the kind ServiceAccount: %v, %v", got, err)
+	if again, err := b.apply.Owned(ctx, owner, nil); err != nil || len(again) != len(got) {
+		t.Errorf("without naming kinds: %v, %v", again, err)
+	}
+}
+
+// Objects of any kind are found, with one list per kind, whatever group it is of.
+func TestOwnedAllKinds(t *testing.T) {
+	ctx := context.Background()
+	b := newBed(t)
+	report := b.run(b.request(`{apiVersion: v1, kind: ServiceAccount, metadata: {name: a, namespace: NS}}
+---
+{apiVersion: rbac.authorization.k8s.io/v1, kind: Role, metadata: {name: r, namespace: NS}, rules: []}
+---
+{apiVersion: scheduling.k8s.io/v1, kind: PriorityClass, metadata: {name: NS-p}, value: 7}
+---
+{apiVersion: batch/v1, kind: Job, metadata: {name: j, namespace: NS}, spec: {suspend: true, template: {spec: {restartPolicy: Never, containers: [{name: c, image: i}]}}}}
+---
+` + definition("size: {type: integer}") + "\n---\n" + widget))
+	if err := report.Err(); err != nil {
+		t.Fatal(err)
+	}
+	mark := env.Mark(t)
+	found, err := b.apply.OwnedByFleet(ctx, b.owner.FleetNamespace, b.owner.FleetName)
+	if err != nil || len(found[b.owner.Overlay]) != len(report.Outcomes) {
+		t.Errorf("%v, %v", found, err)
+	}
+	lists := map[string]int{}
+	for _, r := range env.Requests(t, b.user, mark) {
+		if r.Verb == "list" {
+			lists[r.Group+"/"+r.Resource]++
+		}
+	}
+	for resource, n := range lists {
+		if n > 1 || resource == "/events" || resource == "coordination.k8s.io/leases" {
+			t.Errorf("%d lists of %s", n, resource)
+		}
+	}
+}
+
+// An error of any kind's list but a missing right is one, and names the kind: of
+// several always the same.
+func TestOwnedIncomplete(t *testing.T) {
+	b := newBed(t)
+	f := b.faulty()
+	fail := func(r *http.Request) bool { return strings.Contains(r.URL.Path, "/apis/scheduling.k8s.io/") }
+	f.fail.Store(&fail)
+	if got, err := b.apply.Owned(context.Background(), b.owner, nil); err == nil || !contains(err.Error(), "PriorityClass") {
+		t.Errorf("%v, %v", got, err)
+	}
+	all := func(r *http.Request) bool { return r.URL.Query().Get("labelSelector") != "" }
+	f.fail.Store(&all)
+	_, first := b.apply.Owned(context.Background(), b.owner, nil)
+	for range 20 {
+		if _, err := b.apply.Owned(context.Background(), b.owner, nil); err == nil || err.Error() != first.Error() {
+			t.Errorf("%v, then %v", first, err)
+		}
 	}
 }
 

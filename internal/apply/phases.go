@@ -160,9 +160,10 @@ func (r *run) checkRewritten(ctx context.Context, it *item) {
 }
 
 const (
-	// pollInterval is the pause between two looks at what the API server does in
-	// its own time.
-	pollInterval = 100 * time.Millisecond
+	// pollInterval is the first pause between two looks at what the API server does
+	// in its own time; each is twice the one before, up to pollIntervalMax.
+	pollInterval    = 100 * time.Millisecond
+	pollIntervalMax = time.Second
 	// settleTime is how long an API server may use the old schema after it has
 	// accepted a new one.
 	settleTime = 5 * time.Second
@@ -196,9 +197,9 @@ func (r *run) checkDefined(ctx context.Context, it *item) {
 // poll calls done until it returns true, the time is over or the context ends.
 func (r *run) poll(ctx context.Context, timeout time.Duration, done func() bool) {
 	deadline := r.clock.Now().Add(timeout)
-	for !done() && r.clock.Now().Before(deadline) {
+	for pause := pollInterval; !done() && r.clock.Now().Before(deadline); pause = min(2*pause, pollIntervalMax) {
 		select {
-		case <-r.clock.After(pollInterval):
+		case <-r.clock.After(pause):
 		case <-ctx.Done():
 			return
 		}
