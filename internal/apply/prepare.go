@@ -19,7 +19,7 @@ import (
 // known to be ours (or if read asks for it). It decides the item, lets it wait,
 // or leaves it ready to be sent.
 func (r *run) prepare(ctx context.Context, it *item, read bool) {
-	it.waits = waitsForNothing
+	it.waits, it.absent = waitsForNothing, false
 	if why, skip := capi.Unmanaged(it.desired.GetAnnotations()); skip {
 		it.skip(why + " in Git")
 		return
@@ -29,7 +29,7 @@ func (r *run) prepare(ctx context.Context, it *item, read bool) {
 	}
 	switch {
 	case r.cannotExist(it):
-		it.uid, it.owned = "", false
+		it.uid, it.owned, it.absent = "", false, true
 	case !it.owned || read || r.req.ReadAll:
 		r.prepareLive(ctx, it)
 	}
@@ -91,6 +91,11 @@ func (r *run) prepareLive(ctx context.Context, it *item) {
 	default:
 		live, err = r.readLive(ctx, it)
 	}
+	r.judge(it, live, err)
+}
+
+// judge decides, from what a read has returned, whether an object may be applied.
+func (r *run) judge(it *item, live *unstructured.Unstructured, err error) {
 	if err != nil {
 		it.fail(r.explain(it, "read", err))
 		return

@@ -28,7 +28,8 @@ type run struct {
 	// made are the Namespaces and definitions that this run has created; it changes
 	// only between phases.
 	made map[object.ID]bool
-	// cluster is the live Cluster, nil if absent; clusterRead is true if it was read.
+	// cluster is the live Cluster, nil if absent; clusterRead is true if it was
+	// read. They stay as they are once the items are looked at.
 	cluster     *unstructured.Unstructured
 	clusterRead bool
 
@@ -52,6 +53,9 @@ type item struct {
 
 	// live is the object as read; nil if it was not read or is absent.
 	live *unstructured.Unstructured
+	// absent is true if the object is believed not to exist; appeared, if it did
+	// exist when it was to be made.
+	absent, appeared bool
 	// waits says what has to happen before the object can be checked.
 	waits waiting
 	// takeover is true if fields of former owners are to become ours first.
@@ -101,7 +105,7 @@ func (a *Applier) newRun(req Request) *run {
 // each runs f for some items, some at a time, and waits.
 func (r *run) each(ctx context.Context, items []*item, f func(context.Context, *item)) {
 	var group errgroup.Group
-	group.SetLimit(r.concurrency)
+	group.SetLimit(r.share())
 	for _, it := range items {
 		group.Go(func() error {
 			f(ctx, it)
@@ -163,6 +167,7 @@ func (it *item) wait(what waiting, note string) {
 // found records the live object.
 func (it *item) found(live *unstructured.Unstructured) {
 	it.live = live
+	it.absent = live == nil
 	it.outcome.Before = live
 	if live != nil {
 		it.version = live.GetResourceVersion()

@@ -54,7 +54,7 @@ func (r *run) write(ctx context.Context, it *item) {
 	if capi.IsDefinition(it.id.GroupKind()) {
 		r.kinds.forget()
 	}
-	if it.outcome.After.GetResourceVersion() == it.version {
+	if it.outcome.After.GetResourceVersion() == it.version && !it.appeared {
 		it.outcome.Action = ActionUnchanged
 	}
 }
@@ -82,7 +82,18 @@ func (r *run) send(ctx context.Context, it *item, dryRun bool) bool {
 					it.outcome.Ref.UID = "" // made up for the dry-run
 				}
 			}
-			return true
+			if created || !it.absent || recovered["read"] {
+				return true
+			}
+			// Somebody has made it since it was looked for: whose is it?
+			recovered["read"], it.appeared = true, !dryRun
+			if !r.recover(ctx, it, "read", dryRun) {
+				return false
+			}
+			if it.live != nil && (dryRun || it.version == it.live.GetResourceVersion()) {
+				return true
+			}
+			continue
 		}
 		how := r.recovery(it, err)
 		if how == "" || recovered[how] {
@@ -110,11 +121,11 @@ func (r *run) recovery(it *item, err error) string {
 	}
 	switch with := conflicts(status); {
 	case len(with) > 0:
-		if yields(with) {
+		switch {
+		case it.live == nil && (it.uid == "" || !yields(with)):
+			return "read" // it was never looked at, or may be another's by now
+		case yields(with):
 			return "force"
-		}
-		if it.uid != "" && it.live == nil {
-			return "read" // it may be another object by now, and another's
 		}
 		return ""
 	case it.uid != "" && (status.Code == http.StatusConflict || hasField(status, "metadata.uid")):
@@ -133,8 +144,8 @@ func (r *run) recovery(it *item, err error) string {
 func (r *run) recover(ctx context.Context, it *item, how string, dryRun bool) bool {
 	switch how {
 	case "read":
-		r.clusterRead = false
-		r.prepareLive(ctx, it)
+		live, err := r.readLive(ctx, it)
+		r.judge(it, live, err)
 		if it.decided || !it.takeover || dryRun { // a dry-run works without the fields
 			return !it.decided
 		}
