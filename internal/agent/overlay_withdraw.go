@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"fmt"
 	"slices"
 
 	corev1 "k8s.io/api/core/v1"
@@ -41,7 +42,7 @@ func (run *overlayRun) withdraw(ctx context.Context) error {
 		// The annotation goes first: a restart in between finds the set still
 		// pending and comes here again.
 		run.events = append(run.events, notice{corev1.EventTypeWarning, "ApprovalVoid",
-			"an approval was removed: the directory or its objects are back in Git, or what waits for one is not known now"})
+			fmt.Sprintf("approval %.64s doesn't match: the directory or its objects are back in Git, or what waits for one is not known now", run.approval())})
 		if err := run.dropApproval(ctx); err != nil {
 			return err
 		}
