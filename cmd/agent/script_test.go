@@ -230,7 +230,9 @@ func (s *script) compare(file string, archive *txtar.Archive) {
 		got = strings.ReplaceAll(got, commit[:8], fmt.Sprintf("commit-%d", i+1))
 	}
 	got = cutPattern.ReplaceAllString(got, "…") // within a name it would differ
-	got = strings.NewReplacer(s.work, "WORK", s.repo.URL(), "URL", s.ns, "NS", apply.FleetLabelValue(s.ns, "home"), "FLEET", apply.FleetLabelValue(s.ns, "away"), "AWAY").Replace(got)
+	home := apply.FleetLabelValue(s.ns, "home")
+	got = strings.ReplaceAll(got, `capstan.dev/fleet: "`+home+`"`, "capstan.dev/fleet: "+home) // YAML quotes what reads like a number
+	got = strings.NewReplacer(s.work, "WORK", s.repo.URL(), "URL", s.ns, "NS", home, "FLEET", apply.FleetLabelValue(s.ns, "away"), "AWAY").Replace(got)
 	got = hashPattern.ReplaceAllString(uidPattern.ReplaceAllString(got, "UID"), "HASH")
 	got = gapPattern.ReplaceAllString(got, "$1  ") // tables are as wide as what was replaced
 	want := slices.IndexFunc(archive.Files, func(f txtar.File) bool { return f.Name == "want" })
