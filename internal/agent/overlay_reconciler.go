@@ -129,7 +129,11 @@ func (r *overlayReconciler) Reconcile(ctx context.Context, req ctrl.Request) (ct
 	} else {
 		err = errors.Join(err, run.record(ctx))
 	}
-	if apierrors.IsConflict(err) { // somebody changed the overlay meanwhile: look again
+	if apierrors.IsConflict(err) {
+		// Somebody changed the overlay meanwhile: look again. What we remember may
+		// even be from before a restore of the cluster; a patch based on too old a
+		// read would be refused like this one.
+		r.written.forget(req.NamespacedName)
 		return ctrl.Result{RequeueAfter: time.Second}, nil
 	}
 	return run.result(ctx, err)
