@@ -52,11 +52,9 @@ type PruneInput struct {
 	// Approval is the value of the annotation capstan.dev/approve-deletion.
 	Approval string
 	// Hold, if not empty, is why nothing may be deleted, forgotten or approved
-	// now: another overlay doesn't render, the Fleet's cap is reached.
+	// now: another overlay doesn't render, the Fleet's cap is reached, somebody has
+	// paused the Cluster.
 	Hold string
-	// ClusterPaused says that the overlay's live Cluster is paused although Git
-	// doesn't ask for it; it holds like Hold.
-	ClusterPaused bool
 	// NamespacesInUse says, by name of a Namespace, who still renders objects
 	// into it. Such a Namespace is kept. Optional.
 	NamespacesInUse map[string]string
@@ -168,9 +166,6 @@ func (p *planner) findHold() string {
 		if capi.IsCluster(it.id.GroupKind()) && it.alive() && capi.Paused(it.Live) {
 			return it.name() + " is paused: nothing is deleted until it is unpaused"
 		}
-	}
-	if p.in.ClusterPaused {
-		return "the Cluster is paused, which Git doesn't ask for: nothing is deleted until it is unpaused"
 	}
 	return ""
 }

@@ -299,7 +299,6 @@ func TestApprovalThatDoesNotMatch(t *testing.T) {
 func TestHold(t *testing.T) {
 	for name, hold := range map[string]func(*inventory.PruneInput){
 		"held":          func(in *inventory.PruneInput) { in.Hold = "overlay x doesn't render" },
-		"paused":        func(in *inventory.PruneInput) { in.ClusterPaused = true },
 		"leaves paused": func(in *inventory.PruneInput) { paused(&in.Candidates[1]) },
 		"read error":    func(in *inventory.PruneInput) { unread(&in.Candidates[2]) },
 	} {
