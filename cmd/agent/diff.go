@@ -18,7 +18,6 @@ import (
 	"capstan.dev/capstan/api/v1alpha1"
 	"capstan.dev/capstan/internal/agent"
 	"capstan.dev/capstan/internal/apply"
-	"capstan.dev/capstan/internal/capi"
 	"capstan.dev/capstan/internal/inventory"
 	"capstan.dev/capstan/internal/object"
 	"capstan.dev/capstan/internal/plan"
@@ -209,11 +208,8 @@ func (s *subject) suspended() bool {
 
 // applied asks the API server what applying would do to each object.
 func (s *subject) applied(ctx context.Context, built *agent.Built, halted func(*apply.Error)) ([]plan.Change, error) {
-	req := apply.Request{Owner: s.owner, Objects: built.Objects, ReadAll: true, GitPaused: built.Cluster != nil && capi.Paused(built.Cluster)}
-	if built.Cluster != nil {
-		id := object.IDOf(built.Cluster)
-		req.Cluster = &id
-	}
+	req := built.Request(s.owner)
+	req.ReadAll = true
 	if s.fleet == nil {
 		// The objects carry no labels then, and whatever carries any is another's.
 		req.Owner = apply.Owner{FleetName: "none", Overlay: "none"}
@@ -290,9 +286,13 @@ func (s *subject) leaving(ctx context.Context, desired []inventory.Desired, gone
 	case in.Whole:
 		in.Reason = v1alpha1.EmptyRenderReason
 	}
-	for _, entry := range inventory.Leaving(s.overlay.Status.Inventory, desired) {
-		id := inventory.IDOf(entry.ObjectReference)
-		c := inventory.Candidate{Entry: entry, OwnerLabel: s.overlay.Name, HandedTo: s.around.claims[id]}
+	leaving := inventory.Leaving(s.overlay.Status.Inventory, desired)
+	ids := make([]object.ID, 0, len(leaving))
+	for _, entry := range leaving {
+		ids = append(ids, inventory.IDOf(entry.ObjectReference))
+	}
+	for i, entry := range leaving {
+		c := inventory.Candidate{Entry: entry, OwnerLabel: s.overlay.Name, HandedTo: s.around.claims[ids[i]]}
 		c.Live, c.ReadError = s.applier.Get(ctx, entry.ObjectReference)
 		if apply.IsNotFound(c.ReadError) {
 			c.Live, c.ReadError = nil, nil
@@ -300,9 +300,9 @@ func (s *subject) leaving(ctx context.Context, desired []inventory.Desired, gone
 		if c.ReadError != nil {
 			return nil, c.ReadError
 		}
-		if c.Live != nil && capi.IsTemplate(id.GroupKind()) {
+		if c.Live != nil && c.HandedTo == "" {
 			var err error
-			if c.Users, err = s.applier.TemplateUsers(ctx, entry.ObjectReference); err != nil {
+			if c.Users, err = agent.UsersOf(ctx, s.applier, entry, ids); err != nil {
 				return nil, err
 			}
 		}

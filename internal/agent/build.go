@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -125,11 +124,25 @@ func (b *Built) claims() map[object.ID]claim {
 	return claims
 }
 
+// Request asks to apply all objects, or to look whether anything forbids it.
+func (b *Built) Request(owner apply.Owner) apply.Request {
+	req := apply.Request{Owner: owner, Objects: b.Objects, All: b.Objects}
+	if b.Cluster != nil {
+		id := object.IDOf(b.Cluster)
+		req.Cluster, req.GitPaused = &id, capi.Paused(b.Cluster)
+	}
+	return req
+}
+
 // pick returns the objects with these identities.
 func (b *Built) pick(ids []object.ID) []*unstructured.Unstructured {
+	wanted := make(map[object.ID]bool, len(ids))
+	for _, id := range ids {
+		wanted[id] = true
+	}
 	var picked []*unstructured.Unstructured
 	for _, u := range b.Objects {
-		if slices.Contains(ids, object.IDOf(u)) {
+		if wanted[object.IDOf(u)] {
 			picked = append(picked, u)
 		}
 	}

@@ -15,7 +15,6 @@ import (
 
 	"capstan.dev/capstan/api/v1alpha1"
 	"capstan.dev/capstan/internal/apply"
-	"capstan.dev/capstan/internal/capi"
 	"capstan.dev/capstan/internal/inventory"
 	"capstan.dev/capstan/internal/object"
 )
@@ -99,14 +98,8 @@ func (run *overlayRun) send(ctx context.Context, ids []object.ID, known map[obje
 	if err != nil {
 		return apply.Report{}, err
 	}
-	req := apply.Request{
-		Owner: run.owner(), Objects: run.built.pick(ids), All: run.built.Objects,
-		Known: known, ReadAll: run.requested,
-	}
-	if run.built.Cluster != nil {
-		id := object.IDOf(run.built.Cluster)
-		req.Cluster, req.GitPaused = &id, capi.Paused(run.built.Cluster)
-	}
+	req := run.built.Request(run.owner())
+	req.Objects, req.Known, req.ReadAll = run.built.pick(ids), known, run.requested
 	report, err := applier.Apply(ctx, req)
 	if err != nil || report.Halted != nil {
 		return report, err

@@ -94,7 +94,7 @@ func (run *overlayRun) checkHalt(ctx context.Context) error {
 	}
 	req := apply.Request{Owner: run.owner(), Cluster: cluster}
 	if run.built != nil {
-		req.All, req.GitPaused = run.built.Objects, run.built.Cluster != nil && capi.Paused(run.built.Cluster)
+		req = run.built.Request(run.owner())
 	}
 	if halt := applier.Halted(ctx, req); halt != nil {
 		run.halt = halt.Error()
@@ -212,7 +212,7 @@ func (run *overlayRun) candidates(ctx context.Context, desired []inventory.Desir
 			continue
 		}
 		if c.Live != nil && c.ReadError == nil && c.HandedTo == "" {
-			c.Users, c.ReadError = run.users(ctx, applier, entry, ids)
+			c.Users, c.ReadError = UsersOf(ctx, applier, entry, ids)
 		}
 		candidates = append(candidates, c)
 	}
@@ -227,9 +227,16 @@ func (run *overlayRun) handing(c inventory.Candidate) bool {
 
 func isNamespace(e v1alpha1.InventoryEntry) bool { return e.Group == "" && e.Kind == "Namespace" }
 
-// users lists live objects that need one that has left Git: those that are made
-// from a template, and Clusters in a Namespace that don't leave with it.
-func (run *overlayRun) users(ctx context.Context, applier Applier, entry v1alpha1.InventoryEntry, leaving []object.ID) ([]string, error) {
+// LiveUsers finds live objects that need others.
+type LiveUsers interface {
+	TemplateUsers(ctx context.Context, template v1alpha1.ObjectReference) ([]string, error)
+	ClustersIn(ctx context.Context, namespace string) ([]string, error)
+}
+
+// UsersOf lists live objects that need one that has left Git: those that are made
+// from a template, and Clusters in a Namespace that don't leave with it. The agent
+// and `diff` both ask it.
+func UsersOf(ctx context.Context, applier LiveUsers, entry v1alpha1.InventoryEntry, leaving []object.ID) ([]string, error) {
 	id := inventory.IDOf(entry.ObjectReference)
 	switch {
 	case capi.IsTemplate(id.GroupKind()):

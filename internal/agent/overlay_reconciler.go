@@ -31,9 +31,8 @@ type Applier interface {
 	Apply(ctx context.Context, req apply.Request) (apply.Report, error)
 	Get(ctx context.Context, ref v1alpha1.ObjectReference) (*unstructured.Unstructured, error)
 	Delete(ctx context.Context, ref v1alpha1.ObjectReference, owner apply.Owner) (apply.DeleteOutcome, error)
-	ClustersIn(ctx context.Context, namespace string) ([]string, error)
 	Halted(ctx context.Context, req apply.Request) *apply.Error
-	TemplateUsers(ctx context.Context, template v1alpha1.ObjectReference) ([]string, error)
+	LiveUsers
 }
 
 // overlayReconciler brings one overlay at a time to the management cluster.

@@ -59,27 +59,9 @@ func Label(o Owner, objects []*unstructured.Unstructured) {
 	}
 }
 
-// Unlabel takes away what [Label] puts on an object.
-func Unlabel(u *unstructured.Unstructured) {
-	labels, annotations := u.GetLabels(), u.GetAnnotations()
-	delete(labels, v1alpha1.FleetLabel)
-	delete(labels, v1alpha1.OverlayLabel)
-	delete(annotations, v1alpha1.FleetAnnotation)
-	delete(annotations, v1alpha1.PathAnnotation)
-	u.SetLabels(nilIfEmpty(labels))
-	u.SetAnnotations(nilIfEmpty(annotations))
-}
-
 func merged(base, over map[string]string) map[string]string {
 	all := make(map[string]string, len(base)+len(over))
 	maps.Copy(all, base)
 	maps.Copy(all, over)
 	return all
-}
-
-func nilIfEmpty(m map[string]string) map[string]string {
-	if len(m) == 0 {
-		return nil
-	}
-	return m
 }

@@ -117,15 +117,6 @@ func TopologyOwned(u *unstructured.Unstructured) bool {
 	return owned
 }
 
-// StatusReplicas is the number of machines that a live owner of machines or a
-// control plane reports; unknown is false.
-func StatusReplicas(live *unstructured.Unstructured) (n int64, known bool) {
-	if live == nil {
-		return 0, false
-	}
-	return count(live, "status", "replicas")
-}
-
 // CloneKind returns the kind of the objects that controllers clone from a
 // template kind.
 func CloneKind(template schema.GroupKind) schema.GroupKind {
