@@ -248,10 +248,15 @@ func TestDiscoveryHangs(t *testing.T) {
 	case <-time.After(20 * time.Second):
 		t.Error("known kinds wait for discovery")
 	}
+	if n := discoveries.Load(); n != 1 {
+		t.Errorf("%d discoveries while the first hangs", n)
+	}
 	close(resume)
 	waiting.Wait()
-	if n := discoveries.Load(); n > 3 { // of 20 looks: each kind is asked for twice before it counts as absent
-		t.Errorf("%d discoveries", n)
+	// Each caller asks twice before a kind counts as absent. How many of the looks
+	// after the first are shared is the scheduler's choice.
+	if n := discoveries.Load(); n >= 20 {
+		t.Errorf("%d discoveries, none was shared", n)
 	}
 }
 
