@@ -1,9 +1,31 @@
-// Package dev is the local management cluster. So far it only pins the version of Cluster API whose
-// CRDs that cluster serves: they are read from the module's folder, which `go list -m` names.
+// Package dev is the local management cluster.
 package dev
 
 import (
-	// Keep the requirements in go.mod; nothing here uses the packages.
-	_ "sigs.k8s.io/cluster-api/api/core/v1beta2"
-	_ "sigs.k8s.io/cluster-api/util/version"
+	_ "github.com/go-logr/logr"
+	_ "github.com/google/go-cmp/cmp"
+	_ "github.com/onsi/gomega"
+	_ "github.com/siderolabs/talos/pkg/machinery/client/config"
+	_ "github.com/siderolabs/talos/pkg/machinery/config/configloader"
+	_ "github.com/siderolabs/talos/pkg/machinery/config/configpatcher"
+	_ "github.com/siderolabs/talos/pkg/machinery/config/generate"
+	_ "github.com/siderolabs/talos/pkg/machinery/config/generate/secrets"
+	_ "github.com/spf13/cobra"
+	_ "go.etcd.io/etcd/api/v3/etcdserverpb"
+	_ "google.golang.org/grpc"
+	_ "k8s.io/apimachinery/pkg/util/httpstream/spdy"
+	_ "k8s.io/client-go/tools/portforward"
+	_ "k8s.io/utils/ptr"
+	_ "sigs.k8s.io/cluster-api/bootstrap/kubeadm/reconcilers/kubeadmconfig"
+	_ "sigs.k8s.io/cluster-api/bootstrap/kubeadm/webhooks/admission"
+	_ "sigs.k8s.io/cluster-api/controllers/clustercache"
+	_ "sigs.k8s.io/cluster-api/controlplane/kubeadm/reconcilers/kubeadmcontrolplane"
+	_ "sigs.k8s.io/cluster-api/controlplane/kubeadm/webhooks/admission"
+	_ "sigs.k8s.io/cluster-api/core/reconcilers/cluster"
+	_ "sigs.k8s.io/cluster-api/core/reconcilers/topology/cluster"
+	_ "sigs.k8s.io/cluster-api/core/setup"
+	_ "sigs.k8s.io/cluster-api/core/webhooks/admission"
+	_ "sigs.k8s.io/cluster-api/core/webhooks/conversion"
+	_ "sigs.k8s.io/cluster-api/util/deprecated/v1beta1/conditions"
+	_ "sigs.k8s.io/cluster-api/util/deprecated/v1beta1/patch"
 )
