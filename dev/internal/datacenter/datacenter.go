@@ -101,7 +101,9 @@ func (d *Datacenter) Get(key types.NamespacedName) (VM, bool) { panic("to be wri
 func (d *Datacenter) List() []VM { panic("to be written") }
 
 // SetAddresses gives a stopped VM its addresses.
-func (d *Datacenter) SetAddresses(key types.NamespacedName, addresses []string) { panic("to be written") }
+func (d *Datacenter) SetAddresses(key types.NamespacedName, addresses []string) {
+	panic("to be written")
+}
 
 // PowerOn starts a cloned virtual machine, unless it was.
 func (d *Datacenter) PowerOn(key types.NamespacedName, boot Boot) error { panic("to be written") }
@@ -135,10 +137,14 @@ func (d *Datacenter) Bootstrap(vm types.NamespacedName) error { panic("to be wri
 func (d *Datacenter) Leave(vm types.NamespacedName) error { panic("to be written") }
 
 // RemoveMember removes a member, be it alive or dead.
-func (d *Datacenter) RemoveMember(cluster types.NamespacedName, id uint64) error { panic("to be written") }
+func (d *Datacenter) RemoveMember(cluster types.NamespacedName, id uint64) error {
+	panic("to be written")
+}
 
 // MoveLeader makes a member the leader.
-func (d *Datacenter) MoveLeader(cluster types.NamespacedName, id uint64) error { panic("to be written") }
+func (d *Datacenter) MoveLeader(cluster types.NamespacedName, id uint64) error {
+	panic("to be written")
+}
 
 // APIServerUp tells whether the cluster's API server answers: etcd has a quorum of healthy members.
 func (d *Datacenter) APIServerUp(cluster types.NamespacedName) bool { panic("to be written") }
