@@ -5,6 +5,7 @@ package chaos
 import (
 	"fmt"
 	"path"
+	"slices"
 	"sort"
 	"strconv"
 	"strings"
@@ -132,18 +133,18 @@ func New(knobs Knobs) *Monkey {
 	return &Monkey{knobs: knobs, chosen: map[string]map[string]bool{}}
 }
 
-// OnChange calls f with the knobs now and whenever they are set. f must not call the Monkey.
+// OnChange calls f with the knobs now and whenever they are set.
 func (m *Monkey) OnChange(f func(Knobs)) {
 	m.mu.Lock()
-	defer m.mu.Unlock()
 	m.onChange = append(m.onChange, f)
-	f(m.knobs)
+	knobs := m.knobs
+	m.mu.Unlock()
+	f(knobs)
 }
 
 // Set replaces the knobs. Machines chosen by a pick that is gone are well again.
 func (m *Monkey) Set(knobs Knobs) {
 	m.mu.Lock()
-	defer m.mu.Unlock()
 	m.knobs = knobs
 	kept := map[string]map[string]bool{}
 	for _, p := range knobs.NeverBoots {
@@ -153,7 +154,10 @@ func (m *Monkey) Set(knobs Knobs) {
 		kept["node-unhealthy="+p.Pattern] = m.chosen["node-unhealthy="+p.Pattern]
 	}
 	m.chosen = kept
-	for _, f := range m.onChange {
+	onChange := slices.Clone(m.onChange)
+	m.mu.Unlock()
+	// Without the lock: who is told may ask.
+	for _, f := range onChange {
 		f(knobs)
 	}
 }

@@ -1,14 +1,29 @@
 // Package datacenter simulates the virtual machines and what runs in them: boot, etcd
 // membership, kubelets. The provider simulators drive it as the real providers drive
 // Proxmox and the Talos API; the Kubernetes API of each workload cluster is in package workload.
+//
+// State changes under one lock; what follows from a change (who joins etcd, which API server
+// answers, what the Nodes say) is worked out cluster by cluster in a single loop, from the
+// state alone, so that no order of events can leave something out.
 package datacenter
 
 import (
+	"cmp"
 	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
 	"time"
 
 	"github.com/go-logr/logr"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/uuid"
+	"k8s.io/client-go/util/workqueue"
+	"k8s.io/utils/clock"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+	"sigs.k8s.io/controller-runtime/pkg/source"
 
 	"capstan.dev/capstan/dev/internal/chaos"
 	"capstan.dev/capstan/dev/internal/workload"
@@ -22,6 +37,8 @@ type Options struct {
 	Cloud *workload.Cloud
 	Chaos *chaos.Monkey
 	Log   logr.Logger
+	// Clock is the real one if nil.
+	Clock clock.WithDelayedExecution
 }
 
 // Spec is what a virtual machine is made from.
@@ -38,7 +55,7 @@ type Spec struct {
 	// before the simulator was restarted is made again with the ones it had.
 	ID   int64
 	UUID string
-	// Addresses are the IP addresses of the guest; may be set later, before Start.
+	// Addresses are the IP addresses of the guest; may be set later, before PowerOn.
 	Addresses []string
 	// HostNode is the Proxmox node it is placed on.
 	HostNode string
@@ -79,42 +96,6 @@ type VM struct {
 	Problem string
 }
 
-// Datacenter is all virtual machines. Its methods may be called from anywhere and do not block.
-type Datacenter struct{}
-
-// New returns an empty Datacenter.
-func New(opts Options) *Datacenter { panic("to be written") }
-
-// Start runs the timers until ctx ends (manager.Runnable).
-func (d *Datacenter) Start(ctx context.Context) error { panic("to be written") }
-
-// Watch calls f after each change to a VM or to the etcd of its cluster. f must not block.
-func (d *Datacenter) Watch(f func(vm, cluster types.NamespacedName)) { panic("to be written") }
-
-// Create clones a virtual machine, unless there is one with that key. It returns what there is.
-func (d *Datacenter) Create(spec Spec) VM { panic("to be written") }
-
-// Get returns the virtual machine, if there is one.
-func (d *Datacenter) Get(key types.NamespacedName) (VM, bool) { panic("to be written") }
-
-// List returns all virtual machines in the order of their keys.
-func (d *Datacenter) List() []VM { panic("to be written") }
-
-// SetAddresses gives a stopped VM its addresses.
-func (d *Datacenter) SetAddresses(key types.NamespacedName, addresses []string) {
-	panic("to be written")
-}
-
-// PowerOn starts a cloned virtual machine, unless it was.
-func (d *Datacenter) PowerOn(key types.NamespacedName, boot Boot) error { panic("to be written") }
-
-// Delete stops and removes a virtual machine. Its etcd member, if it has not left, is dead from
-// then on; its Node stays, not ready.
-func (d *Datacenter) Delete(key types.NamespacedName) { panic("to be written") }
-
-// RemoveCluster forgets everything about a cluster that has no virtual machines any more.
-func (d *Datacenter) RemoveCluster(cluster types.NamespacedName) { panic("to be written") }
-
 // Member is a member of a cluster's etcd.
 type Member struct {
 	VM       types.NamespacedName
@@ -126,31 +107,434 @@ type Member struct {
 	Leader  bool
 }
 
-// Etcd returns the members of a cluster's etcd, oldest first; none before it is bootstrapped.
-func (d *Datacenter) Etcd(cluster types.NamespacedName) []Member { panic("to be written") }
+// Datacenter is all virtual machines. Its methods may be called from anywhere and do not block.
+type Datacenter struct {
+	opts Options
 
-// Bootstrap starts etcd on one running control-plane machine of a Talos cluster, as the Talos API
-// of that name does. It fails if the guest does not run yet; twice is once.
-func (d *Datacenter) Bootstrap(vm types.NamespacedName) error { panic("to be written") }
-
-// Leave makes a member leave etcd of its own accord.
-func (d *Datacenter) Leave(vm types.NamespacedName) error { panic("to be written") }
-
-// RemoveMember removes a member, be it alive or dead.
-func (d *Datacenter) RemoveMember(cluster types.NamespacedName, id uint64) error {
-	panic("to be written")
+	mu       sync.Mutex
+	vms      map[types.NamespacedName]*vm
+	clusters map[types.NamespacedName]*cluster
+	watchers []func(vm, cluster types.NamespacedName)
+	nextID   int64
+	dirty    map[types.NamespacedName]bool
+	wake     chan struct{} // holds at most one: dirty is not empty
 }
 
-// MoveLeader makes a member the leader.
-func (d *Datacenter) MoveLeader(cluster types.NamespacedName, id uint64) error {
-	panic("to be written")
+// vm is a virtual machine. It is replaced by nothing: a new one with the same key is another pointer,
+// which tells timers of the old one that they are too late.
+type vm struct {
+	VM
+	boot       Boot
+	guest      guest
+	stuck      bool // the boot timer has fired but chaos keeps it from getting anywhere
+	registered bool // the kubelet has created its Node; it does so once per boot
 }
 
-// APIServerUp tells whether the cluster's API server answers: etcd has a quorum of healthy members.
-func (d *Datacenter) APIServerUp(cluster types.NamespacedName) bool { panic("to be written") }
+// cluster is what the control-plane guests of a cluster share.
+type cluster struct {
+	key          types.NamespacedName
+	bootstrapped bool
+	members      []*member // oldest first
+	nextMember   uint64
+	leader       uint64
+	authority    *tls.Certificate
+	lost         map[string]bool // hostnames of Nodes whose VM is gone, until the API server has been told
+}
+
+type member struct {
+	id       uint64
+	vm       *vm
+	hostname string
+}
+
+// New returns an empty Datacenter.
+func New(opts Options) *Datacenter {
+	if opts.Clock == nil {
+		opts.Clock = clock.RealClock{}
+	}
+	d := &Datacenter{
+		opts:     opts,
+		vms:      map[types.NamespacedName]*vm{},
+		clusters: map[types.NamespacedName]*cluster{},
+		nextID:   100, // Proxmox's first
+		dirty:    map[types.NamespacedName]bool{},
+		wake:     make(chan struct{}, 1),
+	}
+	opts.Chaos.OnChange(func(chaos.Knobs) {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		for key := range d.clusters {
+			d.touch(key)
+		}
+	})
+	return d
+}
+
+// Start works out what follows from changes, until ctx ends (manager.Runnable).
+func (d *Datacenter) Start(ctx context.Context) error {
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-d.wake:
+		}
+		d.mu.Lock()
+		keys := make([]types.NamespacedName, 0, len(d.dirty))
+		for key := range d.dirty {
+			keys = append(keys, key)
+		}
+		clear(d.dirty)
+		d.mu.Unlock()
+		for _, key := range keys {
+			d.settle(ctx, key)
+		}
+	}
+}
+
+// NeedLeaderElection makes it run in any manager.
+func (d *Datacenter) NeedLeaderElection() bool { return false }
+
+// Watch calls f after each change to a VM or to the etcd of its cluster; a change to the cluster as a
+// whole has no vm. f must not block, nor call the Datacenter.
+func (d *Datacenter) Watch(f func(vm, cluster types.NamespacedName)) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.watchers = append(d.watchers, f)
+}
+
+// Source feeds a controller with what Watch reports: enqueue names the requests of a change. It may
+// read from caches and call the Datacenter.
+func (d *Datacenter) Source(enqueue func(ctx context.Context, vm, cluster types.NamespacedName) []reconcile.Request) source.Source {
+	type change struct{ vm, cluster types.NamespacedName }
+	return source.Func(func(ctx context.Context, requests workqueue.TypedRateLimitingInterface[reconcile.Request]) error {
+		changes := workqueue.NewTyped[change]()
+		d.Watch(func(vm, cluster types.NamespacedName) { changes.Add(change{vm, cluster}) })
+		context.AfterFunc(ctx, changes.ShutDown)
+		go func() {
+			for {
+				c, stopped := changes.Get()
+				if stopped {
+					return
+				}
+				for _, request := range enqueue(ctx, c.vm, c.cluster) {
+					requests.Add(request)
+				}
+				changes.Done(c)
+			}
+		}()
+		return nil
+	})
+}
+
+// touch has the cluster worked out again. The caller holds the lock.
+func (d *Datacenter) touch(cluster types.NamespacedName) {
+	d.dirty[cluster] = true
+	select {
+	case d.wake <- struct{}{}:
+	default:
+	}
+}
+
+// changed tells the watchers about a VM and has its cluster worked out again. The caller holds the lock.
+func (d *Datacenter) changed(vm, cluster types.NamespacedName) {
+	d.touch(cluster)
+	d.tell(vm, cluster)
+}
+
+func (d *Datacenter) tell(vm, cluster types.NamespacedName) {
+	for _, f := range d.watchers {
+		f(vm, cluster)
+	}
+}
+
+// cluster returns the cluster's record, a new one if there is none. The caller holds the lock.
+func (d *Datacenter) cluster(key types.NamespacedName) *cluster {
+	c, ok := d.clusters[key]
+	if !ok {
+		c = &cluster{key: key, nextMember: 1, lost: map[string]bool{}}
+		d.clusters[key] = c
+	}
+	return c
+}
+
+// Create clones a virtual machine, unless there is one with that key. It returns what there is.
+func (d *Datacenter) Create(spec Spec) VM {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if v, ok := d.vms[spec.Key]; ok {
+		return v.VM
+	}
+	if spec.ID == 0 {
+		for d.idTaken(d.nextID) {
+			d.nextID++
+		}
+		spec.ID = d.nextID
+	}
+	if spec.UUID == "" {
+		spec.UUID = string(uuid.NewUUID())
+	}
+	v := &vm{VM: VM{Spec: spec, Phase: Cloning}}
+	d.vms[spec.Key] = v
+	d.cluster(spec.Cluster)
+	d.after(d.opts.Boot/4, v, func() {
+		if v.Phase == Cloning {
+			v.Phase = Stopped
+			d.changed(v.Key, v.Cluster)
+		}
+	})
+	return v.VM
+}
+
+func (d *Datacenter) idTaken(id int64) bool {
+	for _, v := range d.vms {
+		if v.ID == id {
+			return true
+		}
+	}
+	return false
+}
+
+// after calls f with the lock held when the time has come, unless v was deleted meanwhile. For no
+// time at all it calls f at once: the caller holds the lock.
+func (d *Datacenter) after(delay time.Duration, v *vm, f func()) {
+	if delay <= 0 {
+		f()
+		return
+	}
+	d.opts.Clock.AfterFunc(delay, func() {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		if d.vms[v.Key] == v {
+			f()
+		}
+	})
+}
+
+// Get returns the virtual machine, if there is one.
+func (d *Datacenter) Get(key types.NamespacedName) (VM, bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	v, ok := d.vms[key]
+	if !ok {
+		return VM{}, false
+	}
+	return v.VM, true
+}
+
+// List returns all virtual machines in the order of their keys.
+func (d *Datacenter) List() []VM {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	out := make([]VM, 0, len(d.vms))
+	for _, v := range d.vms {
+		out = append(out, v.VM)
+	}
+	slices.SortFunc(out, func(a, b VM) int { return cmp.Compare(a.Key.String(), b.Key.String()) })
+	return out
+}
+
+// SetAddresses gives a VM its addresses.
+func (d *Datacenter) SetAddresses(key types.NamespacedName, addresses []string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if v, ok := d.vms[key]; ok && !slices.Equal(v.Addresses, addresses) {
+		v.Addresses = slices.Clone(addresses)
+		d.changed(v.Key, v.Cluster)
+	}
+}
+
+// PowerOn starts a cloned virtual machine, unless it was.
+func (d *Datacenter) PowerOn(key types.NamespacedName, boot Boot) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	v, ok := d.vms[key]
+	switch {
+	case !ok:
+		return fmt.Errorf("there is no virtual machine %s", key)
+	case v.Phase == Cloning && !boot.Running:
+		return fmt.Errorf("virtual machine %s is being cloned", key)
+	case v.Phase == Booting || v.Phase == Running:
+		return nil
+	}
+	v.boot, v.guest, v.Phase = boot, newGuest(v.Spec, boot), Booting
+	delay := d.opts.Boot
+	if boot.Running {
+		delay = 0
+	}
+	d.after(delay, v, func() {
+		v.stuck = true // until settle has asked what could be in the way
+		d.changed(v.Key, v.Cluster)
+	})
+	d.changed(v.Key, v.Cluster)
+	return nil
+}
+
+// Delete stops and removes a virtual machine. Its etcd member, if it has not left, is dead from
+// then on; its Node stays, not ready.
+func (d *Datacenter) Delete(key types.NamespacedName) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	v, ok := d.vms[key]
+	if !ok {
+		return
+	}
+	delete(d.vms, key)
+	if v.registered {
+		d.cluster(v.Cluster).lost[v.Hostname] = true
+	}
+	d.changed(key, v.Cluster)
+}
+
+// RemoveCluster forgets everything about a cluster that has no virtual machines any more.
+func (d *Datacenter) RemoveCluster(key types.NamespacedName) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, v := range d.vms {
+		if v.Cluster == key {
+			return
+		}
+	}
+	delete(d.clusters, key)
+	d.opts.Cloud.Remove(key)
+	d.tell(types.NamespacedName{}, key)
+}
 
 // SetAuthority gives the cluster the certificate authority of its API server, PEM encoded, where it
 // does not come from a Talos machine configuration.
-func (d *Datacenter) SetAuthority(cluster types.NamespacedName, certPEM, keyPEM []byte) error {
-	panic("to be written")
+func (d *Datacenter) SetAuthority(key types.NamespacedName, certPEM, keyPEM []byte) error {
+	authority, err := tls.X509KeyPair(certPEM, keyPEM)
+	if err != nil {
+		return fmt.Errorf("certificate authority of cluster %s: %w", key, err)
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if c := d.cluster(key); c.authority == nil {
+		c.authority = &authority
+		d.touch(key)
+	}
+	return nil
+}
+
+// errNoMember is for callers that name an etcd member which is not one.
+var errNoMember = errors.New("not a member of etcd")
+
+// Etcd returns the members of a cluster's etcd, oldest first; none before it is bootstrapped.
+func (d *Datacenter) Etcd(key types.NamespacedName) []Member {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	c, ok := d.clusters[key]
+	if !ok {
+		return nil
+	}
+	out := make([]Member, 0, len(c.members))
+	for _, m := range c.members {
+		out = append(out, Member{
+			VM: m.vm.Key, Hostname: m.hostname, ID: m.id, Healthy: d.alive(m.vm), Leader: m.id == c.leader,
+		})
+	}
+	return out
+}
+
+// alive tells whether the guest answers. The caller holds the lock.
+func (d *Datacenter) alive(v *vm) bool { return d.vms[v.Key] == v && v.Phase == Running }
+
+// Bootstrap starts etcd on one running control-plane machine of a Talos cluster, as the Talos API
+// of that name does. It fails if the guest does not run yet; twice is once.
+func (d *Datacenter) Bootstrap(key types.NamespacedName) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	v, ok := d.vms[key]
+	switch {
+	case !ok || v.Phase != Running:
+		return fmt.Errorf("machine %s does not answer yet", key)
+	case v.Problem != "":
+		return fmt.Errorf("machine %s: %s", key, v.Problem)
+	case !v.ControlPlane || v.guest.kind != talos:
+		return fmt.Errorf("machine %s is not a Talos control-plane machine", key)
+	}
+	if c := d.cluster(v.Cluster); !c.bootstrapped {
+		c.bootstrapped = true
+		c.join(v)
+		d.changed(key, v.Cluster)
+	}
+	return nil
+}
+
+// join makes v a member of etcd.
+func (c *cluster) join(v *vm) {
+	m := &member{id: c.nextMember, vm: v, hostname: v.Hostname}
+	c.nextMember++
+	c.members = append(c.members, m)
+	if len(c.members) == 1 {
+		c.leader = m.id
+	}
+}
+
+// Leave makes a member leave etcd of its own accord.
+func (d *Datacenter) Leave(key types.NamespacedName) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	v, ok := d.vms[key]
+	if !ok || v.Phase != Running {
+		return fmt.Errorf("machine %s does not answer", key)
+	}
+	for _, m := range d.cluster(v.Cluster).members {
+		if m.vm == v {
+			return d.remove(v.Cluster, m.id)
+		}
+	}
+	return fmt.Errorf("machine %s: %w", key, errNoMember)
+}
+
+// RemoveMember removes a member, be it alive or dead.
+func (d *Datacenter) RemoveMember(cluster types.NamespacedName, id uint64) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.remove(cluster, id)
+}
+
+func (d *Datacenter) remove(key types.NamespacedName, id uint64) error {
+	c := d.cluster(key)
+	i := slices.IndexFunc(c.members, func(m *member) bool { return m.id == id })
+	if i < 0 {
+		return fmt.Errorf("cluster %s, etcd member %x: %w", key, id, errNoMember)
+	}
+	// Its guest does not join again by itself: real ones have their data directory wiped or are on
+	// their way out.
+	c.members[i].vm.guest.left = true
+	vmKey := c.members[i].vm.Key
+	c.members = slices.Delete(c.members, i, i+1)
+	if c.leader == id {
+		c.leader = 0
+		for _, m := range c.members {
+			if d.alive(m.vm) {
+				c.leader = m.id
+				break
+			}
+		}
+	}
+	d.changed(vmKey, key)
+	return nil
+}
+
+// MoveLeader makes a member the leader.
+func (d *Datacenter) MoveLeader(key types.NamespacedName, id uint64) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	c := d.cluster(key)
+	for _, m := range c.members {
+		if m.id == id && d.alive(m.vm) {
+			c.leader = id
+			return nil
+		}
+	}
+	return fmt.Errorf("cluster %s, etcd member %x: %w, or does not answer", key, id, errNoMember)
+}
+
+// APIServerUp tells whether the cluster's API server answers: etcd has a quorum of healthy members.
+func (d *Datacenter) APIServerUp(key types.NamespacedName) bool {
+	d.mu.Lock()
+	_, ok := d.clusters[key]
+	d.mu.Unlock()
+	return ok && d.opts.Cloud.Cluster(key).Serving()
 }
