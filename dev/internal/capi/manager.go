@@ -1,0 +1,107 @@
+package capi
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/client-go/rest"
+	"k8s.io/utils/ptr"
+	"sigs.k8s.io/cluster-api/controllers/clustercache"
+	"sigs.k8s.io/cluster-api/core/setup"
+	"sigs.k8s.io/cluster-api/feature"
+	"sigs.k8s.io/cluster-api/util/index"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/config"
+	"sigs.k8s.io/controller-runtime/pkg/controller"
+	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
+	"sigs.k8s.io/controller-runtime/pkg/webhook"
+
+	"github.com/go-logr/logr"
+)
+
+// name is what the original calls itself.
+const name = "cluster-api-controller-manager"
+
+// Concurrency is how many objects of a kind each controller works on at once. Many more are slower: on a
+// busy machine the controllers then fight over stale caches.
+const Concurrency = 6
+
+// Features are the gates that differ from the defaults of the original.
+var features = map[string]bool{"ClusterTopology": true}
+
+// syncPeriod is the original's.
+const syncPeriod = 10 * time.Minute
+
+// NewManager returns the manager that everything shares, with the caches and clients of the original.
+func NewManager(c *rest.Config, scheme *runtime.Scheme, hooks webhook.Server, log logr.Logger) (ctrl.Manager, error) {
+	if err := feature.MutableGates.SetFromMap(features); err != nil {
+		return nil, err
+	}
+	return ctrl.NewManager(c, ctrl.Options{
+		Scheme: scheme,
+		Logger: log,
+		Controller: config.Controller{
+			UsePriorityQueue: ptr.To(feature.Gates.Enabled(feature.PriorityQueue)),
+			// A process may run more than one management cluster, one after the other.
+			SkipNameValidation: ptr.To(true),
+		},
+		Cache:         setup.ManagerCacheOptions(scheme, name, "", syncPeriod),
+		Client:        setup.ManagerClientOptions(),
+		Metrics:       metricsserver.Options{BindAddress: "0"},
+		WebhookServer: hooks,
+		// What still runs when the context ends is cut off with the API server.
+		GracefulShutdownTimeout: ptr.To(5 * time.Second),
+	})
+}
+
+// Core is what the rest needs of Cluster API's core.
+type Core struct {
+	ClusterCache clustercache.ClusterCache
+	// SecretCachingClient reads the Secrets of clusters from the cache.
+	SecretCachingClient client.Client
+}
+
+// Setup registers the core controllers and webhooks. Before the ClusterCache connects to a workload
+// cluster for the first time it waits in connectable, at most until the context ends: after a failed
+// attempt it would wait 30 seconds, which is nothing beside real machines and much beside these.
+func Setup(ctx context.Context, mgr ctrl.Manager, connectable func(ctx context.Context, cluster client.ObjectKey)) (Core, error) {
+	if err := index.AddDefaultIndexes(ctx, mgr); err != nil {
+		return Core{}, fmt.Errorf("indexes: %w", err)
+	}
+	secrets, err := setup.CreateSecretCachingClient(mgr)
+	if err != nil {
+		return Core{}, fmt.Errorf("client for Secrets: %w", err)
+	}
+	cache, err := clustercache.SetupWithManager(ctx, mgr, clustercache.Options{
+		SecretClient: patientReader{secrets, connectable},
+		Cache:        setup.ClusterCacheCacheOptions(),
+		Client:       setup.ClusterCacheClientOptions(name, 20, 30),
+		// Workers may wait for machines to boot, so there are as many as in the original.
+	}, controller.Options{MaxConcurrentReconciles: 100})
+	if err != nil {
+		return Core{}, fmt.Errorf("ClusterCache: %w", err)
+	}
+	if err := setupReconcilers(ctx, mgr, cache); err != nil {
+		return Core{}, err
+	}
+	if err := setupWebhooks(mgr, cache); err != nil {
+		return Core{}, err
+	}
+	return Core{ClusterCache: cache, SecretCachingClient: secrets}, nil
+}
+
+// patientReader reads the kubeconfig Secret of a cluster once that leads somewhere.
+type patientReader struct {
+	client.Reader
+	connectable func(ctx context.Context, cluster client.ObjectKey)
+}
+
+func (r patientReader) Get(ctx context.Context, key client.ObjectKey, obj client.Object, opts ...client.GetOption) error {
+	cluster := key
+	cluster.Name = clusterOf(key.Name)
+	r.connectable(ctx, cluster)
+	return r.Reader.Get(ctx, key, obj, opts...)
+}
