@@ -1,6 +1,7 @@
 # Everything here works on a machine with only Go, git and make. The first run builds
-# kube-apiserver and etcd from their Go modules (about 5 minutes on two cores) and
-# keeps them in bin/. Set KUBEBUILDER_ASSETS to a folder with both to use those instead.
+# the parts of Kubernetes and etcd from their Go modules (about 8 minutes on two cores)
+# and keeps them in bin/. Set KUBEBUILDER_ASSETS to a folder with kube-apiserver and etcd
+# to use those instead; what that folder lacks besides is built as well.
 
 .POSIX:
 .DELETE_ON_ERROR:
@@ -16,14 +17,14 @@ export GOWORK = off
 # Empty without git; the binary then says what Go knows.
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null)
 
-# tools/<tool>/go.mod is the only place that names the version of a tool.
+# tools/*/go.mod are the only places that name the version of a tool.
 pinned = $(shell sed -n 's,^[[:space:]]*$(2) \(v[^ ]*\).*,\1,p' tools/$(1)/go.mod)
-KUBE_VERSION = $(call pinned,kube-apiserver,k8s.io/kubernetes)
+KUBE_VERSION = $(call pinned,kubernetes,k8s.io/kubernetes)
 ETCD_VERSION = $(call pinned,etcd,go.etcd.io/etcd/server/v3)
 CONTROLLER_GEN_VERSION = $(call pinned,controller-gen,sigs.k8s.io/controller-tools)
 GOLANGCI_LINT_VERSION = $(call pinned,golangci-lint,github.com/golangci/golangci-lint/v2)
 
-# Clients parse the version that the API server reports, so it is linked in.
+# Clients and servers parse each other's versions, so they are linked in.
 kube_minor = $(word 2,$(subst ., ,$(KUBE_VERSION)))
 kube_version_package = k8s.io/component-base/version
 KUBE_LDFLAGS = $(strip -s -w -X $(kube_version_package).gitVersion=$(KUBE_VERSION) \
@@ -35,20 +36,24 @@ build: ## Build bin/capstan
 	go build -ldflags '-X main.version=$(VERSION)' -o bin/.capstan.tmp.$$$$ ./cmd/agent && mv bin/.capstan.tmp.$$$$ bin/capstan
 
 .PHONY: demo
-demo: envtest build ## Show Capstan at work: API server, Git repository, agent; Ctrl-C ends it
+demo: assets build ## Show Capstan at work: API server, Git repository, agent; Ctrl-C ends it
 	@echo "building the demo"
 	@cd dev && go build -o ../bin/.capstan-demo.tmp.$$$$ ./demo && mv ../bin/.capstan-demo.tmp.$$$$ ../bin/capstan-demo
 	@exec bin/capstan-demo
 
+.PHONY: devcluster
+devcluster: assets ## Build bin/devcluster, a Cluster API management cluster with simulated machines
+	@cd dev && go build -o ../bin/.devcluster.tmp.$$$$ ./cmd/devcluster && mv ../bin/.devcluster.tmp.$$$$ ../bin/devcluster
+
 .PHONY: test
-test: envtest ## Vet and test everything; the race detector on what needs no API server
+test: assets ## Vet and test everything; the race detector on what needs no API server
 	@hack/test.sh
 
 .PHONY: check
 check: verify lint test-race ## All that a change must pass: verify, lint, and test with the race detector everywhere
 
 .PHONY: test-race
-test-race: envtest
+test-race: assets
 	@hack/test.sh --race-all
 
 .PHONY: bench
@@ -73,23 +78,31 @@ lint: golangci-lint ## Run golangci-lint
 envtest: ## Build kube-apiserver and etcd into bin/, unless KUBEBUILDER_ASSETS has them
 	@if [ -n "$$KUBEBUILDER_ASSETS" ]; then \
 		echo "using kube-apiserver and etcd of KUBEBUILDER_ASSETS=$$KUBEBUILDER_ASSETS"; \
-		hack/assets.sh; \
+		hack/assets.sh kube-apiserver etcd; \
 	else \
-		hack/tool.sh kube-apiserver k8s.io/kubernetes/cmd/kube-apiserver '$(KUBE_VERSION)' '$(KUBE_LDFLAGS)' 'about 4 minutes' && \
-		hack/tool.sh etcd go.etcd.io/etcd/server/v3 '$(ETCD_VERSION)' '-s -w' 'about a minute'; \
+		hack/tool.sh kubernetes kube-apiserver k8s.io/kubernetes/cmd/kube-apiserver '$(KUBE_VERSION)' '$(KUBE_LDFLAGS)' 'about 4 minutes' && \
+		hack/tool.sh etcd etcd go.etcd.io/etcd/server/v3 '$(ETCD_VERSION)' '-s -w' 'about a minute'; \
 	fi
+
+# What dev/ needs. The usual KUBEBUILDER_ASSETS has kubectl and no kube-controller-manager.
+.PHONY: assets
+assets: envtest
+	@hack/assets.sh kube-controller-manager 2>/dev/null || \
+		hack/tool.sh kubernetes kube-controller-manager k8s.io/kubernetes/cmd/kube-controller-manager '$(KUBE_VERSION)' '$(KUBE_LDFLAGS)' 'about 2 minutes'
+	@hack/assets.sh kubectl 2>/dev/null || \
+		hack/tool.sh kubernetes kubectl k8s.io/kubernetes/cmd/kubectl '$(KUBE_VERSION)' '$(KUBE_LDFLAGS)' 'about a minute'
 
 .PHONY: controller-gen
 controller-gen:
-	@hack/tool.sh controller-gen sigs.k8s.io/controller-tools/cmd/controller-gen '$(CONTROLLER_GEN_VERSION)' '-s -w' 'about half a minute'
+	@hack/tool.sh controller-gen controller-gen sigs.k8s.io/controller-tools/cmd/controller-gen '$(CONTROLLER_GEN_VERSION)' '-s -w' 'about half a minute'
 
 .PHONY: golangci-lint
 golangci-lint:
-	@hack/tool.sh golangci-lint github.com/golangci/golangci-lint/v2/cmd/golangci-lint '$(GOLANGCI_LINT_VERSION)' '-s -w' 'about 4 minutes'
+	@hack/tool.sh golangci-lint golangci-lint github.com/golangci/golangci-lint/v2/cmd/golangci-lint '$(GOLANGCI_LINT_VERSION)' '-s -w' 'about 4 minutes'
 
 .PHONY: clean
 clean: ## Remove what was built from this repository; keep the tools
-	rm -rf bin/capstan bin/capstan-demo bin/.*.tmp.*
+	rm -rf bin/capstan bin/capstan-demo bin/devcluster bin/.*.tmp.*
 
 .PHONY: distclean
 distclean: ## Remove bin/, tools included

@@ -1,6 +1,6 @@
 #!/bin/sh
 # Vets and tests every package. kube-apiserver and etcd must be in bin/ or in
-# KUBEBUILDER_ASSETS.
+# KUBEBUILDER_ASSETS, kube-controller-manager and kubectl in either.
 #
 # usage: hack/test.sh [--race-all]
 #

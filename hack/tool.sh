@@ -1,18 +1,18 @@
 #!/bin/sh
-# Builds the tool that tools/NAME/go.mod pins into bin/NAME, unless the one there was
+# Builds a tool that tools/MODULE/go.mod pins into bin/NAME, unless the one there was
 # built from the same pins with the same flags. What it was built from is the name of
 # the stamp bin/.NAME-<hash>: content decides and not times, so a bin/ that is put into
 # a fresh checkout is used and a changed pin is not missed.
 #
-# usage: hack/tool.sh NAME PACKAGE VERSION LDFLAGS TIME
+# usage: hack/tool.sh MODULE NAME PACKAGE VERSION LDFLAGS TIME
 set -eu
 
-name=$1 package=$2 version=$3 ldflags=$4 time=$5
+module=tools/$1 name=$2 package=$3 version=$4 ldflags=$5 time=$6
 cd "$(dirname "$0")/.."
 
 hash=$({
 	printf '%s\n' "$(go env GOOS GOARCH)" "$package" "$ldflags"
-	cat "tools/$name/go.mod" "tools/$name/go.sum"
+	cat "$module/go.mod" "$module/go.sum"
 } | git hash-object --stdin)
 stamp=bin/.$name-$(printf %.16s "$hash")
 if [ -x "bin/$name" ] && [ -e "$stamp" ]; then
@@ -30,7 +30,7 @@ trap 'exit 143' TERM HUP
 (s=0; while sleep 30 >/dev/null 2>&1; do s=$((s + 30)); echo "  still building $name (${s}s)"; done) &
 ticker=$!
 
-go build -C "tools/$name" -ldflags "$ldflags" -o "../../$tmp" "$package"
+go build -C "$module" -ldflags "$ldflags" -o "../../$tmp" "$package"
 
 # The stamp goes first and comes last: at no time does one stand beside another binary.
 rm -f "bin/.$name-"*
