@@ -21,9 +21,7 @@ import (
 
 // setupWebhooks registers admission and, with it, conversion.
 func setupWebhooks(mgr ctrl.Manager, cache clustercache.ClusterCache) error {
-	conversion.SetAPIVersionGetter(func(ctx context.Context, gk schema.GroupKind) (string, error) {
-		return apiVersion(ctx, mgr.GetClient(), gk)
-	})
+	conversion.SetAPIVersionGetter(APIVersion(mgr.GetClient()))
 	c := mgr.GetClient()
 	for name, hook := range map[string]interface{ SetupWebhookWithManager(ctrl.Manager) error }{
 		"ClusterClass":              &admission.ClusterClass{Client: c},
@@ -50,9 +48,13 @@ func setupWebhooks(mgr ctrl.Manager, cache clustercache.ClusterCache) error {
 // contractVersions are the contracts that this release speaks, the preferred one first.
 var contractVersions = []string{"v1beta2", "v1beta1"}
 
-// apiVersion finds the version of a provider's kind that keeps the newest contract, by the labels of its
+// APIVersion returns a function that finds the version of a provider's kind that keeps the newest contract, by the labels of its
 // definition: what references of v1beta1 objects, which name a version, are given on conversion. The
 // original's function is internal.
+func APIVersion(c client.Client) func(context.Context, schema.GroupKind) (string, error) {
+	return func(ctx context.Context, gk schema.GroupKind) (string, error) { return apiVersion(ctx, c, gk) }
+}
+
 func apiVersion(ctx context.Context, c client.Client, gk schema.GroupKind) (string, error) {
 	crd := &metav1.PartialObjectMetadata{}
 	crd.SetGroupVersionKind(schema.GroupVersionKind{Group: "apiextensions.k8s.io", Version: "v1", Kind: "CustomResourceDefinition"})
