@@ -57,6 +57,11 @@ func (d *Datacenter) settleNodes(ctx context.Context, c *cluster, api client.Cli
 			d.mu.Unlock()
 		}
 	}
+	if len(register) > 0 {
+		d.mu.Lock()
+		d.tell(types.NamespacedName{}, c.key)
+		d.mu.Unlock()
+	}
 }
 
 // report writes the Ready condition of a Node, if there is one and it says something else.
