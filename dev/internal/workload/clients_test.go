@@ -1,9 +1,9 @@
 package workload
 
 import (
-	"bytes"
 	"context"
 	"net/http"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -27,6 +27,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 	metadataclient "k8s.io/client-go/metadata"
 	"k8s.io/client-go/rest"
+	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/client/apiutil"
@@ -263,7 +264,7 @@ func TestWatchTooOld(t *testing.T) {
 	if held := len(cluster.store.history); held > 2*historyLimit {
 		t.Errorf("history holds %d changes", held)
 	}
-	for _, version := range []string{"2", "99999999"} {
+	for _, version := range []string{"2", "99999999999999"} {
 		w, err := kubernetes.NewForConfigOrDie(config).CoreV1().Nodes().Watch(ctx, metav1.ListOptions{ResourceVersion: version})
 		if err != nil {
 			t.Fatal(err)
@@ -279,9 +280,11 @@ func TestWatchTooOld(t *testing.T) {
 // TestInformers: the caches of client-go and controller-runtime follow the cluster, and find
 // it again after it was away.
 func TestInformers(t *testing.T) {
-	cloud, cluster, config := startCluster(t)
+	cloud, ca := startCloud(t), newCA(t, ecdsaKey(t))
+	cluster, config := cloud.Cluster(demo), adminConfig(t, cloud, demo, ca)
 	config.Timeout = 0
 	g := NewWithT(t)
+	g.Expect(cluster.Serve(ca, "v1.34.4")).To(Succeed())
 	g.SetDefaultEventuallyTimeout(30 * time.Second)
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
@@ -309,7 +312,8 @@ func TestInformers(t *testing.T) {
 		var names []string
 		for _, n := range list.Items {
 			_, err := lister.Get(n.Name)
-			if err == nil && slicesContain(partial.Items, n.Name) {
+			same := func(p metav1.PartialObjectMetadata) bool { return p.Name == n.Name }
+			if err == nil && slices.ContainsFunc(partial.Items, same) {
 				names = append(names, n.Name)
 			}
 		}
@@ -328,24 +332,41 @@ func TestInformers(t *testing.T) {
 		return n.Spec.Unschedulable, err
 	}).Should(BeTrue())
 
-	ca := cluster.config
 	cluster.Halt()
 	g.Expect(c.Create(ctx, node("b"))).To(Succeed())
 	g.Expect(c.Delete(ctx, a)).To(Succeed())
-	cluster.mu.Lock() // Serve with the CA of before, which the test does not have at hand
-	cluster.config = ca
-	cluster.mu.Unlock()
+	g.Expect(cluster.Serve(ca, "v1.34.4")).To(Succeed())
 	g.Eventually(names).Should(ConsistOf("b"))
-	_ = cloud
 }
 
-func slicesContain(items []metav1.PartialObjectMetadata, name string) bool {
-	for _, item := range items {
-		if item.Name == name {
-			return true
-		}
+// TestWatchList: the initial events end with a bookmark that says so, and changes follow.
+func TestWatchList(t *testing.T) {
+	_, cluster, config := startCluster(t)
+	ctx := t.Context()
+	if err := cluster.Client().Create(ctx, node("a")); err != nil {
+		t.Fatal(err)
 	}
-	return false
+	w, err := kubernetes.NewForConfigOrDie(config).CoreV1().Nodes().Watch(ctx, metav1.ListOptions{
+		SendInitialEvents: ptr.To(true), AllowWatchBookmarks: true, ResourceVersionMatch: metav1.ResourceVersionMatchNotOlderThan,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.Stop()
+	if first := <-w.ResultChan(); first.Type != watch.Added || first.Object.(*corev1.Node).Name != "a" {
+		t.Errorf("the first event is %v %v", first.Type, first.Object)
+	}
+	mark := <-w.ResultChan()
+	n, ok := mark.Object.(*corev1.Node)
+	if !ok || mark.Type != watch.Bookmark || n.Annotations[metav1.InitialEventsAnnotationKey] != "true" || n.ResourceVersion == "" {
+		t.Errorf("the second event is %v %v", mark.Type, mark.Object)
+	}
+	if err := cluster.Client().Create(ctx, node("b")); err != nil {
+		t.Fatal(err)
+	}
+	if next := <-w.ResultChan(); next.Type != watch.Added || next.Object.(*corev1.Node).Name != "b" {
+		t.Errorf("the third event is %v %v", next.Type, next.Object)
+	}
 }
 
 func TestDynamicAndMetadataClients(t *testing.T) {
@@ -452,6 +473,17 @@ func TestClients(t *testing.T) {
 			services.SetGroupVersionKind(corev1.SchemeGroupVersion.WithKind("ServiceList"))
 			g.Expect(c.List(ctx, services, client.InNamespace(name), client.MatchingLabels{"a": "b"})).To(Succeed())
 			g.Expect(services.Items).To(HaveLen(1))
+
+			// Draining.
+			pod := &corev1.Pod{
+				ObjectMeta: metav1.ObjectMeta{Namespace: name, Name: "p"},
+				Spec:       corev1.PodSpec{Containers: []corev1.Container{{Name: "c", Image: "i"}}},
+			}
+			g.Expect(c.Create(ctx, pod)).To(Succeed())
+			pod.Status.Phase = corev1.PodRunning
+			g.Expect(c.Status().Update(ctx, pod)).To(Succeed())
+			g.Expect(c.SubResource("eviction").Create(ctx, pod, &policyv1.Eviction{})).To(Succeed())
+			g.Expect(apierrors.IsNotFound(c.Get(ctx, client.ObjectKeyFromObject(pod), pod))).To(BeTrue())
 
 			g.Expect(c.DeleteAllOf(ctx, &corev1.Service{}, client.InNamespace(name))).To(Succeed())
 			g.Expect(apierrors.IsNotFound(c.Get(ctx, client.ObjectKeyFromObject(u), u))).To(BeTrue())
@@ -631,7 +663,7 @@ func TestNewRefusesTheWorld(t *testing.T) {
 }
 
 func TestIntegersSurvive(t *testing.T) {
-	object, err := parse(bytes.NewBufferString("spec: {replicas: 9007199254740993}").Bytes())
+	object, err := parse([]byte("spec: {replicas: 9007199254740993}"))
 	if err != nil {
 		t.Fatal(err)
 	}

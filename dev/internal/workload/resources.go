@@ -1,6 +1,7 @@
 package workload
 
 import (
+	"cmp"
 	"reflect"
 	"slices"
 	"strings"
@@ -116,8 +117,8 @@ func customResource(object *unstructured.Unstructured) (*resource, error) {
 	r := &resource{
 		GroupResource: schema.GroupResource{Group: crd.Spec.Group, Resource: crd.Spec.Names.Plural},
 		kind:          crd.Spec.Names.Kind,
-		listKind:      crd.Spec.Names.ListKind,
-		singular:      crd.Spec.Names.Singular,
+		listKind:      cmp.Or(crd.Spec.Names.ListKind, crd.Spec.Names.Kind+"List"),
+		singular:      cmp.Or(crd.Spec.Names.Singular, strings.ToLower(crd.Spec.Names.Kind)),
 		shortNames:    crd.Spec.Names.ShortNames,
 		categories:    crd.Spec.Names.Categories,
 		namespaced:    crd.Spec.Scope == apiextensionsv1.NamespaceScoped,
