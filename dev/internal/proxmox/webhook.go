@@ -154,4 +154,3 @@ func changedMachineTemplate(old, template *ProxmoxMachineTemplate) (string, erro
 	}
 	return "", nil
 }
-

@@ -48,8 +48,7 @@ func changedClusterTemplate(_, template *ProxmoxClusterTemplate) (string, error)
 	return "", nil
 }
 
-// hostname is a single label or a name that ends in a top-level domain. The first label of the latter
-// may be left out of the rule for labels: the provider is as lenient.
+// hostname is what the provider takes for one: a single label, or labels and a top-level domain.
 var hostname = regexp.MustCompile(`(?i)^(` +
 	`[a-z0-9]{1,253}|[a-z0-9][a-z0-9-]{1,251}[a-z0-9]` + `|` +
 	`([a-z0-9]{1,63}|[a-z0-9][a-z0-9-]{1,61}[a-z0-9]\.)?(([a-z0-9]{1,63}|[a-z0-9][a-z0-9-]{1,61}[a-z0-9])\.)+?[a-z]{2,63}` +
