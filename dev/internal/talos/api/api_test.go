@@ -128,10 +128,12 @@ func TestEmptyListsDoNotSurvive(t *testing.T) {
 		spec  string
 		equal bool
 	}{
-		"absent":                 {`{"generateType":"controlplane"}`, true},
-		"null":                   {`{"generateType":"controlplane","configPatches":null,"strategicPatches":null}`, true},
-		"filled":                 {`{"generateType":"controlplane","strategicPatches":["a: b"],"hostname":{"source":"MachineName"}}`, true},
-		"JSON patch":             {`{"generateType":"controlplane","configPatches":[{"op":"add","path":"/a","value":{"b":[1]}}]}`, true},
+		"absent": {`{"generateType":"controlplane"}`, true},
+		"null":   {`{"generateType":"controlplane","configPatches":null,"strategicPatches":null}`, true},
+		"filled": {`{"generateType":"controlplane","strategicPatches":["a: b"],"hostname":{"source":"MachineName"}}`,
+			true},
+		"JSON patch": {`{"generateType":"controlplane","configPatches":[{"op":"add","path":"/a","value":{"b":[1]}}]}`,
+			true},
 		"JSON patch, no value":   {`{"generateType":"controlplane","configPatches":[{"op":"remove","path":"/a"}]}`, true},
 		"empty configPatches":    {`{"generateType":"controlplane","configPatches":[]}`, false},
 		"empty strategicPatches": {`{"generateType":"controlplane","strategicPatches":[]}`, false},

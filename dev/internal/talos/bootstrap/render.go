@@ -183,12 +183,12 @@ func (in Input) setHostname(raw *v1alpha1.Config) ([]string, error) {
 	default:
 		return nil, nil
 	}
-	if raw.MachineConfig.MachineNetwork == nil {
-		raw.MachineConfig.MachineNetwork = &v1alpha1.NetworkConfig{} //nolint:staticcheck // what old versions read
+	legacy := &raw.MachineConfig.MachineNetwork //nolint:staticcheck // old versions read nothing else
+	if *legacy == nil {
+		*legacy = &v1alpha1.NetworkConfig{} //nolint:staticcheck // as above
 	}
-	version, err := semver.NewVersion(strings.TrimLeft(in.Spec.TalosVersion, "v"))
-	if err != nil || version.LessThan(semver.New(1, 12, 0, "beta.0", "")) {
-		raw.MachineConfig.MachineNetwork.NetworkHostname = hostname //nolint:staticcheck // what old versions read
+	if !hasHostnameDocument(in.Spec.TalosVersion) {
+		(*legacy).NetworkHostname = hostname //nolint:staticcheck // as above
 		return nil, nil
 	}
 	document := network.NewHostnameConfigV1Alpha1()
@@ -200,6 +200,12 @@ func (in Input) setHostname(raw *v1alpha1.Config) ([]string, error) {
 		return nil, fmt.Errorf("encode the %s of %s: %w", network.HostnameKind, in.Machine.Name, err)
 	}
 	return []string{string(patch)}, nil
+}
+
+// hasHostnameDocument tells whether a version of Talos has the host name in a document of its own.
+func hasHostnameDocument(talosVersion string) bool {
+	version, err := semver.NewVersion(strings.TrimLeft(talosVersion, "v"))
+	return err == nil && !version.LessThan(semver.New(1, 12, 0, "beta.0", ""))
 }
 
 // userConfig reads the configuration in spec.data. A talosconfig comes with it if it has the key to sign one.

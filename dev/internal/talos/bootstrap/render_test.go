@@ -101,8 +101,9 @@ func kinds(provider config.Provider) []string {
 
 // legacyHostname is the host name in the field that Talos 1.12 replaced by a document.
 func legacyHostname(provider config.Provider) string {
-	if n := provider.RawV1Alpha1().MachineConfig.MachineNetwork; n != nil {
-		return n.NetworkHostname //nolint:staticcheck // what old versions read
+	n := provider.RawV1Alpha1().MachineConfig.MachineNetwork //nolint:staticcheck // old versions read nothing else
+	if n != nil {
+		return n.NetworkHostname //nolint:staticcheck // as above
 	}
 	return ""
 }
@@ -195,7 +196,9 @@ func TestRenderDefaultsOfTheCluster(t *testing.T) {
 }
 
 func TestRenderIsStable(t *testing.T) {
-	in := input(t, api.TalosConfigSpec{GenerateType: "controlplane", StrategicPatches: []string{"machine: {time: {servers: [a.b]}}"}})
+	in := input(t, api.TalosConfigSpec{
+		GenerateType: "controlplane", StrategicPatches: []string{"machine: {time: {servers: [a.b]}}"},
+	})
 	first, _, err := Render(in)
 	if err != nil {
 		t.Fatal(err)
@@ -225,11 +228,15 @@ func TestRenderHostname(t *testing.T) {
 		{name: "old infrastructure", talosVersion: "v1.11.9", source: api.HostnameSourceInfrastructureName, want: infraName},
 		{name: "alpha is old", talosVersion: "v1.12.0-alpha.2", source: api.HostnameSourceMachineName, want: machineName,
 			wantDocument: true, wantInvalid: "static hostname is already set"},
-		{name: "new machine", talosVersion: "v1.12", source: api.HostnameSourceMachineName, want: machineName, wantDocument: true},
-		{name: "new infrastructure", talosVersion: "1.13.0", source: api.HostnameSourceInfrastructureName, want: infraName, wantDocument: true},
-		{name: "beta is new", talosVersion: "v1.12.0-beta.0", source: api.HostnameSourceMachineName, want: machineName, wantDocument: true},
+		{name: "new machine", talosVersion: "v1.12", source: api.HostnameSourceMachineName,
+			want: machineName, wantDocument: true},
+		{name: "new infrastructure", talosVersion: "1.13.0", source: api.HostnameSourceInfrastructureName,
+			want: infraName, wantDocument: true},
+		{name: "beta is new", talosVersion: "v1.12.0-beta.0", source: api.HostnameSourceMachineName,
+			want: machineName, wantDocument: true},
 		{name: "source wins over a patch", talosVersion: "v1.12", source: api.HostnameSourceMachineName,
-			patch: "apiVersion: v1alpha1\nkind: HostnameConfig\nauto: \"off\"\nhostname: other", want: machineName, wantDocument: true},
+			patch: "apiVersion: v1alpha1\nkind: HostnameConfig\nauto: \"off\"\nhostname: other",
+			want: machineName, wantDocument: true},
 		{name: "unset version sets the old field of a new configuration", source: api.HostnameSourceMachineName,
 			want: machineName, wantDocument: true, wantInvalid: "static hostname is already set"},
 	} {
@@ -338,24 +345,32 @@ func TestRenderErrors(t *testing.T) {
 		spec api.TalosConfigSpec
 		want string // the whole message, or its beginning if it ends in an ellipsis
 	}{
-		{"generate type", api.TalosConfigSpec{GenerateType: "control-plane"}, `unknown generate type specified: "control-plane"`},
+		{"generate type", api.TalosConfigSpec{GenerateType: "control-plane"},
+			`unknown generate type specified: "control-plane"`},
 		{"generate type unknown", api.TalosConfigSpec{GenerateType: "unknown"}, `unknown generate type specified: "unknown"`},
-		{"none without data", api.TalosConfigSpec{GenerateType: "none"}, "failed to specify config data with none generate type"},
+		{"none without data", api.TalosConfigSpec{GenerateType: "none"},
+			"failed to specify config data with none generate type"},
 		{"data is no configuration", api.TalosConfigSpec{GenerateType: "none", Data: "machine: {instal: {}}"},
 			"error decoding document /v1alpha1/ (line 1): unknown keys found during decoding:…"},
-		{"data of another kind", api.TalosConfigSpec{GenerateType: "none", Data: "apiVersion: v1alpha1\nkind: HostnameConfig\nhostname: a\n"},
+		{"data of another kind",
+			api.TalosConfigSpec{GenerateType: "none", Data: "apiVersion: v1alpha1\nkind: HostnameConfig\nhostname: a\n"},
 			"spec.data has no v1alpha1 machine configuration"},
 		{"version", api.TalosConfigSpec{GenerateType: "worker", TalosVersion: "latest"},
 			`invalid talos-version: error parsing version "vlatest"`},
 		{"JSON patch, unset version", api.TalosConfigSpec{GenerateType: "worker", ConfigPatches: remove}, multiDocument},
-		{"JSON patch, 1.12", api.TalosConfigSpec{GenerateType: "worker", TalosVersion: "v1.12", ConfigPatches: remove}, multiDocument},
-		{"JSON patch that does not apply", api.TalosConfigSpec{GenerateType: "worker", TalosVersion: "v1.11", ConfigPatches: remove},
+		{"JSON patch, 1.12", api.TalosConfigSpec{GenerateType: "worker", TalosVersion: "v1.12", ConfigPatches: remove},
+			multiDocument},
+		{"JSON patch that does not apply",
+			api.TalosConfigSpec{GenerateType: "worker", TalosVersion: "v1.11", ConfigPatches: remove},
 			"failure applying rfc6902 patches to talos machine config:…"},
-		{"JSON patch among strategic", api.TalosConfigSpec{GenerateType: "worker", StrategicPatches: []string{`[{"op":"remove","path":"/debug"}]`}},
+		{"JSON patch among strategic",
+			api.TalosConfigSpec{GenerateType: "worker", StrategicPatches: []string{`[{"op":"remove","path":"/debug"}]`}},
 			"failure applying StrategicPatches: " + multiDocument},
-		{"unknown keys", api.TalosConfigSpec{GenerateType: "worker", StrategicPatches: []string{"machine: {instal: {disk: /dev/sda}}"}},
+		{"unknown keys",
+			api.TalosConfigSpec{GenerateType: "worker", StrategicPatches: []string{"machine: {instal: {disk: /dev/sda}}"}},
 			"failure loading StrategicPatch: error decoding document /v1alpha1/ (line 1): unknown keys found during decoding:…"},
-		{"unknown kind", api.TalosConfigSpec{GenerateType: "worker", StrategicPatches: []string{"apiVersion: v1alpha1\nkind: Nope\n"}},
+		{"unknown kind",
+			api.TalosConfigSpec{GenerateType: "worker", StrategicPatches: []string{"apiVersion: v1alpha1\nkind: Nope\n"}},
 			`failure loading StrategicPatch: error decoding document v1alpha1/Nope/ (line 1): "Nope" "v1alpha1": not registered`},
 	} {
 		t.Run(tc.name, func(t *testing.T) {

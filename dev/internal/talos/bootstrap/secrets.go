@@ -62,7 +62,9 @@ func (r *reconciler) loadBundle(ctx context.Context, s scope) (*secrets.Bundle, 
 
 // ensureBundle reads the cluster's secrets, and makes them if there are none. That may be the first machine of a
 // cluster, or the next one after somebody lost the Secret: then it will not be able to join the others.
-func (r *reconciler) ensureBundle(ctx context.Context, s scope, contract *config.VersionContract) (*secrets.Bundle, error) {
+func (r *reconciler) ensureBundle(
+	ctx context.Context, s scope, contract *config.VersionContract,
+) (*secrets.Bundle, error) {
 	bundle, err := r.loadBundle(ctx, s)
 	if !errors.Is(err, errNoBundle) {
 		return bundle, err
