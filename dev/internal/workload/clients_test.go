@@ -2,6 +2,7 @@ package workload
 
 import (
 	"context"
+	"fmt"
 	"net/http"
 	"slices"
 	"strings"
@@ -20,6 +21,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/apimachinery/pkg/watch"
 	corev1apply "k8s.io/client-go/applyconfigurations/core/v1"
 	"k8s.io/client-go/dynamic"
@@ -27,6 +29,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 	metadataclient "k8s.io/client-go/metadata"
 	"k8s.io/client-go/rest"
+	"k8s.io/client-go/util/retry"
 	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -439,7 +442,7 @@ func TestClients(t *testing.T) {
 			apply := func(manager string, ports ...int32) error {
 				spec := corev1apply.ServiceSpec()
 				for _, port := range ports {
-					spec.WithPorts(corev1apply.ServicePort().WithPort(port).WithProtocol(corev1.ProtocolTCP).WithName("p" + string('a'+rune(port))))
+					spec.WithPorts(corev1apply.ServicePort().WithPort(port).WithProtocol(corev1.ProtocolTCP).WithName(fmt.Sprint("p", port)))
 				}
 				return c.Apply(ctx, corev1apply.Service("web", name).WithSpec(spec), client.FieldOwner(manager))
 			}
@@ -669,5 +672,49 @@ func TestIntegersSurvive(t *testing.T) {
 	}
 	if got, _, err := unstructured.NestedInt64(object.Object, "spec", "replicas"); err != nil || got != 9007199254740993 {
 		t.Errorf("got %v, error %v", got, err)
+	}
+}
+
+// TestOptimisticLocking: of many who count at the same time nobody gets lost.
+func TestOptimisticLocking(t *testing.T) {
+	_, cluster, config := startCluster(t)
+	ctx := t.Context()
+	if err := cluster.Client().Create(ctx, node("a")); err != nil {
+		t.Fatal(err)
+	}
+	const people, times = 8, 10
+	ended := make(chan error, people)
+	count := func(n *corev1.Node) int64 { return int64(len(n.Spec.PodCIDRs)) }
+	for range people {
+		c, err := client.New(config, client.Options{Scheme: cluster.Client().Scheme()})
+		if err != nil {
+			t.Fatal(err)
+		}
+		go func() {
+			for range times {
+				err := retry.RetryOnConflict(wait.Backoff{Steps: 10000}, func() error {
+					n := &corev1.Node{}
+					if err := c.Get(ctx, types.NamespacedName{Name: "a"}, n); err != nil {
+						return err
+					}
+					n.Spec.PodCIDRs = append(n.Spec.PodCIDRs, fmt.Sprint(count(n)))
+					return c.Update(ctx, n)
+				})
+				if err != nil {
+					ended <- err
+					return
+				}
+			}
+			ended <- nil
+		}()
+	}
+	for range people {
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	}
+	n := &corev1.Node{}
+	if err := cluster.Client().Get(ctx, types.NamespacedName{Name: "a"}, n); err != nil || count(n) != people*times {
+		t.Errorf("counted to %d (error %v), want %d", count(n), err, people*times)
 	}
 }

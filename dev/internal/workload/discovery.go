@@ -107,9 +107,13 @@ func (a *api) serveResources(w http.ResponseWriter, gv schema.GroupVersion) {
 		}
 		list.APIResources = append(list.APIResources, r.info())
 		if r.GroupResource == pods {
-			list.APIResources = append(list.APIResources,
-				metav1.APIResource{Name: "pods/eviction", Namespaced: true, Group: "policy", Version: "v1", Kind: "Eviction", Verbs: metav1.Verbs{"create"}},
-				metav1.APIResource{Name: "pods/portforward", Namespaced: true, Kind: "PodPortForwardOptions", Verbs: metav1.Verbs{"create", "get"}})
+			list.APIResources = append(list.APIResources, metav1.APIResource{
+				Name: "pods/eviction", Namespaced: true, Group: "policy", Version: "v1", Kind: "Eviction",
+				Verbs: metav1.Verbs{"create"},
+			}, metav1.APIResource{
+				Name: "pods/portforward", Namespaced: true, Kind: "PodPortForwardOptions",
+				Verbs: metav1.Verbs{"create", "get"},
+			})
 		}
 		if r.hasStatus {
 			list.APIResources = append(list.APIResources, metav1.APIResource{
@@ -155,7 +159,9 @@ func (a *api) serveOpenAPI(w http.ResponseWriter, path string) {
 			}
 			parameters := []any{}
 			for _, name := range []string{"dryRun", "fieldManager", "fieldValidation", "force"} {
-				parameters = append(parameters, map[string]any{"name": name, "in": "query", "schema": map[string]any{"type": "string"}})
+				parameters = append(parameters, map[string]any{
+					"name": name, "in": "query", "schema": map[string]any{"type": "string"},
+				})
 			}
 			operations["/"+path+"/"+r.Resource+"/{name}"] = map[string]any{"patch": map[string]any{
 				"parameters":                      parameters,

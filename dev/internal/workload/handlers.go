@@ -7,6 +7,7 @@ import (
 	"io"
 	"mime"
 	"net/http"
+	"slices"
 	"strings"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -86,12 +87,7 @@ func (a *api) serveObjects(w http.ResponseWriter, req *http.Request, gv schema.G
 }
 
 func serves(r *resource, version string) bool {
-	for _, v := range r.versions {
-		if v == version {
-			return true
-		}
-	}
-	return false
+	return slices.Contains(r.versions, version)
 }
 
 func noSuchPath() error {
@@ -188,9 +184,8 @@ func (a *api) update(w http.ResponseWriter, q request) error {
 	if err != nil {
 		return err
 	}
-	updated, err := a.store.update(q.resource, q.key, a.options(q), func(*unstructured.Unstructured) (*unstructured.Unstructured, error) {
-		return object, nil
-	})
+	given := func(*unstructured.Unstructured) (*unstructured.Unstructured, error) { return object, nil }
+	updated, err := a.store.update(q.resource, q.key, a.options(q), given)
 	if err != nil {
 		return err
 	}
@@ -327,7 +322,8 @@ func (a *api) body(q request) (*unstructured.Unstructured, error) {
 	case object.GetNamespace() == "":
 		object.SetNamespace(q.key.Namespace)
 	case object.GetNamespace() != q.key.Namespace:
-		return nil, apierrors.NewBadRequest("the namespace of the provided object does not match the namespace sent on the request")
+		return nil, apierrors.NewBadRequest(
+			"the namespace of the provided object does not match the namespace sent on the request")
 	}
 	return object, nil
 }

@@ -103,7 +103,8 @@ func unsupportedPatch(kind types.PatchType) error {
 func (s *store) apply(r *resource, version string, key types.NamespacedName, data []byte, opts writeOptions,
 ) (*unstructured.Unstructured, bool, error) {
 	if opts.manager == "" {
-		return nil, false, apierrors.NewBadRequest("PatchOptions.meta.k8s.io is invalid: fieldManager: Required value: is required for apply patch")
+		return nil, false, apierrors.NewBadRequest(
+			"PatchOptions.meta.k8s.io is invalid: fieldManager: Required value: is required for apply patch")
 	}
 	wanted, err := parse(data)
 	if err != nil {
@@ -111,7 +112,8 @@ func (s *store) apply(r *resource, version string, key types.NamespacedName, dat
 	}
 	gvk := r.gvk(version)
 	if wanted.GroupVersionKind() != gvk {
-		return nil, false, apierrors.NewBadRequest(fmt.Sprintf("the object is a %s, the URL is of %s", wanted.GroupVersionKind(), gvk))
+		return nil, false, apierrors.NewBadRequest(fmt.Sprintf(
+			"the object is a %s, the URL is of %s", wanted.GroupVersionKind(), gvk))
 	}
 	if name := wanted.GetName(); name != "" && name != key.Name {
 		return nil, false, apierrors.NewBadRequest(fmt.Sprintf(
@@ -168,7 +170,8 @@ func applyError(err error) error {
 
 // track notes who changed which fields, once an object has been applied: before that nobody
 // asks, and it would double the memory.
-func (c *catalogue) track(r *resource, live, object *unstructured.Unstructured, opts writeOptions) *unstructured.Unstructured {
+func (c *catalogue) track(r *resource, live, object *unstructured.Unstructured, opts writeOptions,
+) *unstructured.Unstructured {
 	if opts.manager == "" || len(live.GetManagedFields()) == 0 {
 		return object
 	}
@@ -176,7 +179,8 @@ func (c *catalogue) track(r *resource, live, object *unstructured.Unstructured, 
 	if err != nil {
 		return object
 	}
-	tracked, ok := fields.UpdateNoErrors(as(live, object.GroupVersionKind()).DeepCopy(), object, opts.manager).(*unstructured.Unstructured)
+	before := as(live, object.GroupVersionKind()).DeepCopy()
+	tracked, ok := fields.UpdateNoErrors(before, object, opts.manager).(*unstructured.Unstructured)
 	if !ok {
 		return object
 	}
@@ -188,10 +192,11 @@ func (c *catalogue) fieldManager(r *resource, gvk schema.GroupVersionKind, statu
 	if status {
 		subresource = "status"
 	}
-	if r.builtin && r.GroupResource != crds {
-		return managedfields.NewDefaultFieldManager(c.types(), sameForm{}, sameForm{}, sameForm{}, gvk, gvk.GroupVersion(), subresource, nil)
+	var same sameForm
+	if r.builtin && r.GroupResource != crds { // client-go has no schema of those
+		return managedfields.NewDefaultFieldManager(c.types(), same, same, same, gvk, gvk.GroupVersion(), subresource, nil)
 	}
-	return managedfields.NewDefaultCRDFieldManager(c.untyped, sameForm{}, sameForm{}, sameForm{}, gvk, gvk.GroupVersion(), subresource, nil)
+	return managedfields.NewDefaultCRDFieldManager(c.untyped, same, same, same, gvk, gvk.GroupVersion(), subresource, nil)
 }
 
 // sameForm converts between the versions of a kind by their name only, and defaults nothing.

@@ -9,7 +9,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	"k8s.io/apimachinery/pkg/api/validation/path"
+	"k8s.io/apimachinery/pkg/api/validate/content"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -23,6 +23,8 @@ import (
 
 var (
 	namespaces = schema.GroupResource{Resource: "namespaces"}
+	pods       = schema.GroupResource{Resource: "pods"}
+	secrets    = schema.GroupResource{Resource: "secrets"}
 	crds       = schema.GroupResource{Group: "apiextensions.k8s.io", Resource: "customresourcedefinitions"}
 )
 
@@ -33,7 +35,8 @@ func splitPath(path string) []string { return strings.Split(path, ".") }
 // normalize returns a copy of the object in the form that its Go type gives it, without the
 // fields that the type lacks; strict makes those an error. Custom kinds are taken as they
 // are: their schema is not enforced.
-func (c *catalogue) normalize(r *resource, object *unstructured.Unstructured, strict bool) (*unstructured.Unstructured, error) {
+func (c *catalogue) normalize(r *resource, object *unstructured.Unstructured, strict bool,
+) (*unstructured.Unstructured, error) {
 	if !r.builtin {
 		return object.DeepCopy(), nil
 	}
@@ -64,7 +67,7 @@ func prepareCreate(r *resource, object *unstructured.Unstructured) error {
 	if name == "" {
 		return invalid(r, name, field.Required(field.NewPath("metadata", "name"), "name or generateName is required"))
 	}
-	if problems := path.IsValidPathSegmentName(name); len(problems) > 0 {
+	if problems := content.IsPathSegmentName(name); len(problems) > 0 {
 		return invalid(r, name, field.Invalid(field.NewPath("metadata", "name"), name, strings.Join(problems, ",")))
 	}
 	if object.GetResourceVersion() != "" {
@@ -88,7 +91,7 @@ func prepareCreate(r *resource, object *unstructured.Unstructured) error {
 
 // fill sets what an API server adds to some kinds: defaults that controllers rely on, no more.
 func fill(r *resource, object *unstructured.Unstructured) error {
-	content := object.Object
+	fields := object.Object
 	switch r.GroupResource {
 	case namespaces:
 		labels := object.GetLabels()
@@ -97,18 +100,18 @@ func fill(r *resource, object *unstructured.Unstructured) error {
 		}
 		labels[corev1.LabelMetadataName] = object.GetName()
 		object.SetLabels(labels)
-		content["spec"] = map[string]any{"finalizers": []any{"kubernetes"}}
-		content["status"] = map[string]any{"phase": string(corev1.NamespaceActive)}
-	case schema.GroupResource{Resource: "secrets"}:
-		fillSecret(content)
-	case schema.GroupResource{Resource: "pods"}:
-		content["status"] = map[string]any{"phase": string(corev1.PodPending)}
+		fields["spec"] = map[string]any{"finalizers": []any{"kubernetes"}}
+		fields["status"] = map[string]any{"phase": string(corev1.NamespaceActive)}
+	case secrets:
+		fillSecret(fields)
+	case pods:
+		fields["status"] = map[string]any{"phase": string(corev1.PodPending)}
 	case schema.GroupResource{Resource: "services"}:
-		setDefault(content, string(corev1.ServiceTypeClusterIP), "spec", "type")
+		setDefault(fields, string(corev1.ServiceTypeClusterIP), "spec", "type")
 	case schema.GroupResource{Group: "apps", Resource: "deployments"},
 		schema.GroupResource{Group: "apps", Resource: "statefulsets"},
 		schema.GroupResource{Group: "apps", Resource: "replicasets"}:
-		setDefault(content, int64(1), "spec", "replicas")
+		setDefault(fields, int64(1), "spec", "replicas")
 	case crds:
 		return fillCRD(object)
 	}
@@ -152,8 +155,9 @@ func fillCRD(object *unstructured.Unstructured) error {
 		return apierrors.NewBadRequest(err.Error())
 	}
 	if want := r.Resource + "." + r.Group; object.GetName() != want {
-		return apierrors.NewInvalid(schema.GroupKind{Group: crds.Group, Kind: "CustomResourceDefinition"}, object.GetName(),
-			field.ErrorList{field.Invalid(field.NewPath("metadata", "name"), object.GetName(), `must be spec.names.plural+"."+spec.group`)})
+		kind := schema.GroupKind{Group: crds.Group, Kind: "CustomResourceDefinition"}
+		return apierrors.NewInvalid(kind, object.GetName(), field.ErrorList{
+			field.Invalid(field.NewPath("metadata", "name"), object.GetName(), `must be spec.names.plural+"."+spec.group`)})
 	}
 	names, _, _ = unstructured.NestedMap(content, "spec", "names")
 	stored := []any{}
@@ -186,7 +190,8 @@ func prepareUpdate(r *resource, live, object *unstructured.Unstructured, status 
 	}
 	switch given := object.GetResourceVersion(); {
 	case given == "" && !r.builtin && !status:
-		return invalid(r, live.GetName(), field.Invalid(field.NewPath("metadata", "resourceVersion"), given, "must be specified for an update"))
+		return invalid(r, live.GetName(),
+			field.Invalid(field.NewPath("metadata", "resourceVersion"), given, "must be specified for an update"))
 	case given != "" && given != live.GetResourceVersion():
 		return apierrors.NewConflict(r.GroupResource, live.GetName(), fmt.Errorf(
 			"the object has been modified; please apply your changes to the latest version and try again"))
@@ -210,12 +215,11 @@ func prepareUpdate(r *resource, live, object *unstructured.Unstructured, status 
 				fmt.Sprintf("no new finalizers can be added if the object is being deleted, found new finalizers %v", sets.List(added))))
 		}
 	}
-	if !status && r.GroupResource == (schema.GroupResource{Resource: "secrets"}) {
+	switch r.GroupResource {
+	case secrets:
 		fillSecret(object.Object)
-	}
-	if !status && isNamespace(r) {
-		keep(live, object, "spec")
-		return nil
+	case namespaces:
+		keep(live, object, "spec") // there is nothing in it but a finalizer of its own
 	}
 	return nil
 }

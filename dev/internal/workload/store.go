@@ -144,16 +144,22 @@ func (s *store) listLocked(sel selection) []*unstructured.Unstructured {
 	return found
 }
 
+// event is a change as somebody sees it who watches a selection.
+type event struct {
+	kind   watch.EventType
+	object *unstructured.Unstructured
+}
+
 // since returns what happened to the selected objects after a version, the version that this
 // covers, and a channel that closes when there is more.
-func (s *store) since(sel selection, after uint64) ([]watch.Event, uint64, <-chan struct{}, error) {
+func (s *store) since(sel selection, after uint64) ([]event, uint64, <-chan struct{}, error) {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
 	if after < s.oldest || after > s.version {
 		return nil, 0, nil, apierrors.NewResourceExpired(
 			fmt.Sprintf("too old resource version: %d (%d)", after, s.oldest))
 	}
-	var events []watch.Event
+	var events []event
 	first := sort.Search(len(s.history), func(i int) bool { return s.history[i].version > after })
 	for _, c := range s.history[first:] {
 		if c.resource != sel.resource.GroupResource {
@@ -163,16 +169,13 @@ func (s *store) since(sel selection, after uint64) ([]watch.Event, uint64, <-cha
 		before := c.previous != nil && sel.matches(c.previous)
 		switch {
 		case now && before:
-			events = append(events, watch.Event{Type: watch.Modified, Object: c.object})
+			events = append(events, event{watch.Modified, c.object})
 		case now:
-			events = append(events, watch.Event{Type: watch.Added, Object: c.object})
+			events = append(events, event{watch.Added, c.object})
 		case before: // gone, or it left the selection
-			gone := c.previous
-			if gone.GetResourceVersion() != c.object.GetResourceVersion() {
-				gone = gone.DeepCopy()
-				gone.SetResourceVersion(c.object.GetResourceVersion())
-			}
-			events = append(events, watch.Event{Type: watch.Deleted, Object: gone})
+			gone := c.previous.DeepCopy()
+			gone.SetResourceVersion(c.object.GetResourceVersion())
+			events = append(events, event{watch.Deleted, gone})
 		}
 	}
 	return events, s.version, s.changed, nil
@@ -197,15 +200,14 @@ func (s *store) put(r *resource, object *unstructured.Unstructured) *unstructure
 	return object
 }
 
-// remove forgets an object for good and returns its last state.
-func (s *store) remove(r *resource, object *unstructured.Unstructured) *unstructured.Unstructured {
+// remove forgets an object for good.
+func (s *store) remove(r *resource, object *unstructured.Unstructured) {
 	delete(s.objects[r.GroupResource], types.NamespacedName{Namespace: object.GetNamespace(), Name: object.GetName()})
 	s.version++
 	last := object.DeepCopy()
 	last.SetResourceVersion(strconv.FormatUint(s.version, 10))
 	s.record(change{version: s.version, kind: watch.Deleted, resource: r.GroupResource, object: last, previous: object})
 	s.afterRemove(r, last)
-	return last
 }
 
 func (s *store) record(c change) {
@@ -228,13 +230,15 @@ type writeOptions struct {
 	status  bool   // the status subresource
 }
 
-func (s *store) create(r *resource, object *unstructured.Unstructured, opts writeOptions) (*unstructured.Unstructured, error) {
+func (s *store) create(r *resource, object *unstructured.Unstructured, opts writeOptions,
+) (*unstructured.Unstructured, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.createLocked(r, object, opts)
 }
 
-func (s *store) createLocked(r *resource, object *unstructured.Unstructured, opts writeOptions) (*unstructured.Unstructured, error) {
+func (s *store) createLocked(r *resource, object *unstructured.Unstructured, opts writeOptions,
+) (*unstructured.Unstructured, error) {
 	object, err := s.kinds.normalize(r, object, opts.strict)
 	if err != nil {
 		return nil, err
@@ -272,7 +276,8 @@ func (s *store) update(r *resource, key types.NamespacedName, opts writeOptions,
 	return s.updateLocked(r, live, object, opts)
 }
 
-func (s *store) updateLocked(r *resource, live, object *unstructured.Unstructured, opts writeOptions) (*unstructured.Unstructured, error) {
+func (s *store) updateLocked(r *resource, live, object *unstructured.Unstructured, opts writeOptions,
+) (*unstructured.Unstructured, error) {
 	object, err := s.kinds.normalize(r, object, opts.strict)
 	if err != nil {
 		return nil, err
@@ -289,7 +294,8 @@ func (s *store) updateLocked(r *resource, live, object *unstructured.Unstructure
 		return object, nil
 	}
 	if object.GetDeletionTimestamp() != nil && len(object.GetFinalizers()) == 0 && !s.holdsNamespace(r, object) {
-		return s.remove(r, s.put(r, object)), nil
+		s.remove(r, object)
+		return object, nil
 	}
 	return s.put(r, object), nil
 }
@@ -303,8 +309,10 @@ func sameContent(live, object *unstructured.Unstructured) bool {
 	return equality.Semantic.DeepEqual(a, b)
 }
 
-// delete removes the object, or marks it as long as it has finalizers.
-func (s *store) delete(r *resource, key types.NamespacedName, opts *metav1.DeleteOptions) (*unstructured.Unstructured, bool, error) {
+// delete removes the object, or marks it as long as something holds it. It returns the last
+// state, and whether the object is gone.
+func (s *store) delete(r *resource, key types.NamespacedName, opts *metav1.DeleteOptions,
+) (*unstructured.Unstructured, bool, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	live, err := s.getLocked(r, key)
@@ -317,25 +325,24 @@ func (s *store) delete(r *resource, key types.NamespacedName, opts *metav1.Delet
 	if len(opts.DryRun) > 0 {
 		return live, true, nil
 	}
-	object, gone := s.deleteLocked(r, live)
-	return object, gone, nil
+	s.deleteLocked(r, live)
+	left := s.objects[r.GroupResource][key]
+	if left == nil {
+		return live, true, nil
+	}
+	return left, false, nil
 }
 
-func (s *store) deleteLocked(r *resource, live *unstructured.Unstructured) (*unstructured.Unstructured, bool) {
-	if len(live.GetFinalizers()) == 0 && !isNamespace(r) {
-		return s.remove(r, live), true
+func (s *store) deleteLocked(r *resource, live *unstructured.Unstructured) {
+	held := len(live.GetFinalizers()) > 0 || s.holdsNamespace(r, live)
+	if !held {
+		s.remove(r, live)
+		return
 	}
-	object := live
 	if live.GetDeletionTimestamp() == nil {
-		object = s.put(r, markDeleted(r, live))
+		s.put(r, markDeleted(r, live))
 	}
 	if isNamespace(r) {
-		s.empty(object.GetName())
-		if len(object.GetFinalizers()) == 0 && s.objects[r.GroupResource][types.NamespacedName{Name: object.GetName()}] != nil &&
-			!s.holdsNamespace(r, object) {
-			return s.remove(r, object), true
-		}
-		return object, s.objects[r.GroupResource][types.NamespacedName{Name: object.GetName()}] == nil
+		s.empty(live.GetName()) // and with the last object the namespace goes
 	}
-	return object, false
 }

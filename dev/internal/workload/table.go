@@ -12,8 +12,6 @@ import (
 	"k8s.io/apimachinery/pkg/util/duration"
 )
 
-var pods = schema.GroupResource{Resource: "pods"}
-
 // column is one column of a Table.
 type column struct {
 	name string

@@ -30,7 +30,9 @@ type watchStream struct {
 // watch streams the changes of the selected objects until the client goes or its time is over.
 func (a *api) watch(w http.ResponseWriter, q request, sel selection) error {
 	query := q.URL.Query()
-	stream := &watchStream{request: q, writer: w, form: accepted(q.Request), bookmarks: query.Get("allowWatchBookmarks") == "true"}
+	stream := &watchStream{
+		request: q, writer: w, form: accepted(q.Request), bookmarks: query.Get("allowWatchBookmarks") == "true",
+	}
 	timeout := watchTimeout
 	if seconds, err := strconv.Atoi(query.Get("timeoutSeconds")); err == nil && seconds > 0 {
 		timeout = time.Duration(seconds) * time.Second
@@ -58,24 +60,23 @@ func (a *api) watch(w http.ResponseWriter, q request, sel selection) error {
 
 	w.Header().Set("Content-Type", runtime.ContentTypeJSON)
 	w.WriteHeader(http.StatusOK)
-	for _, object := range initial {
-		if err := stream.send(watch.Added, object); err != nil {
-			return nil
-		}
-	}
-	if asked {
-		if err := stream.bookmark(true); err != nil {
-			return nil
-		}
-	}
-	if err := http.NewResponseController(w).Flush(); err != nil {
-		return nil
-	}
-	a.follow(stream, sel, timeout)
+	a.follow(stream, sel, initial, asked, timeout)
 	return nil
 }
 
-func (a *api) follow(stream *watchStream, sel selection, timeout time.Duration) {
+// follow writes the initial events and then what happens. It ends early if the client is gone:
+// there is nobody to tell.
+func (a *api) follow(stream *watchStream, sel selection, initial []*unstructured.Unstructured, mark bool,
+	timeout time.Duration,
+) {
+	for _, object := range initial {
+		if stream.send(watch.Added, object) != nil {
+			return
+		}
+	}
+	if mark && stream.bookmark(true) != nil || stream.flush() != nil {
+		return
+	}
 	end := time.NewTimer(timeout)
 	defer end.Stop()
 	bookmarks := time.NewTicker(bookmarkInterval)
@@ -83,28 +84,23 @@ func (a *api) follow(stream *watchStream, sel selection, timeout time.Duration) 
 	for {
 		events, version, more, err := a.store.since(sel, stream.version)
 		if err != nil {
-			status := statusOf(err)
-			_ = stream.write(watch.Error, status) // it ends here anyway
+			_ = stream.write(watch.Error, statusOf(err)) // it ends here anyway
 			return
 		}
 		stream.version = version
 		for _, event := range events {
-			if err := stream.send(event.Type, event.Object.(*unstructured.Unstructured)); err != nil {
+			if stream.send(event.kind, event.object) != nil {
 				return
 			}
 		}
-		if len(events) > 0 {
-			if err := http.NewResponseController(stream.writer).Flush(); err != nil {
-				return
-			}
+		if len(events) > 0 && stream.flush() != nil {
+			return
 		}
 		select {
 		case <-more:
 		case <-bookmarks.C:
-			if stream.bookmarks {
-				if stream.bookmark(false) != nil || http.NewResponseController(stream.writer).Flush() != nil {
-					return
-				}
+			if stream.bookmarks && (stream.bookmark(false) != nil || stream.flush() != nil) {
+				return
 			}
 		case <-end.C:
 			return
@@ -142,6 +138,8 @@ func (s *watchStream) bookmark(initial bool) error {
 	}
 	return s.write(watch.Bookmark, mark.Object)
 }
+
+func (s *watchStream) flush() error { return http.NewResponseController(s.writer).Flush() }
 
 func (s *watchStream) write(kind watch.EventType, object any) error {
 	data, err := json.Marshal(map[string]any{"type": kind, "object": object})
