@@ -6,7 +6,6 @@ package kubeadm
 import (
 	"context"
 	"fmt"
-	"path/filepath"
 	"time"
 
 	"github.com/go-logr/logr"
@@ -56,24 +55,6 @@ func AddToScheme(scheme *runtime.Scheme) error {
 		}
 	}
 	return nil
-}
-
-// CRDPaths returns the folders of the CRDs in the folder of the Go module sigs.k8s.io/cluster-api.
-func CRDPaths(moduleDir string) []string {
-	return []string{
-		filepath.Join(moduleDir, "bootstrap", "kubeadm", "config", "crd", "bases"),
-		filepath.Join(moduleDir, "controlplane", "kubeadm", "config", "crd", "bases"),
-	}
-}
-
-// WebhookPaths returns the files of the webhook configurations in the folder of the Go module
-// sigs.k8s.io/cluster-api, by the prefix that kustomize gives the names of their objects: all files
-// of Cluster API use the same names.
-func WebhookPaths(moduleDir string) map[string]string {
-	return map[string]string{
-		"capi-kubeadm-bootstrap-":     filepath.Join(moduleDir, "bootstrap", "kubeadm", "config", "webhook", "manifests.yaml"),
-		"capi-kubeadm-control-plane-": filepath.Join(moduleDir, "controlplane", "kubeadm", "config", "webhook", "manifests.yaml"),
-	}
 }
 
 // Setup adds the controllers and the handlers of the webhooks to mgr, and the simulated guests.
