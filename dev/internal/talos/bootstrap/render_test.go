@@ -236,7 +236,7 @@ func TestRenderHostname(t *testing.T) {
 			want: machineName, wantDocument: true},
 		{name: "source wins over a patch", talosVersion: "v1.12", source: api.HostnameSourceMachineName,
 			patch: "apiVersion: v1alpha1\nkind: HostnameConfig\nauto: \"off\"\nhostname: other",
-			want: machineName, wantDocument: true},
+			want:  machineName, wantDocument: true},
 		{name: "unset version sets the old field of a new configuration", source: api.HostnameSourceMachineName,
 			want: machineName, wantDocument: true, wantInvalid: "static hostname is already set"},
 	} {
