@@ -102,7 +102,7 @@ func (r *machineReconciler) Reconcile(ctx context.Context, req ctrl.Request) (_ 
 	cluster, err := util.GetClusterFromMetadata(ctx, r.Client, owner.ObjectMeta)
 	if err != nil {
 		log.Info("Machine is missing cluster label or cluster does not exist")
-		return ctrl.Result{}, nil //nolint:nilerr // as the provider does
+		return ctrl.Result{}, nil // as the provider does
 	}
 	s := &machineScope{machine: machine, owner: owner, cluster: cluster, infra: &ProxmoxCluster{}}
 	if err := r.restore(ctx, s); err != nil {

@@ -17,7 +17,7 @@ const (
 )
 
 // errNoFreeID has the provider's words.
-var errNoFreeID = errors.New("No free vmid found in vmIDRange") //nolint:staticcheck,revive // as the provider has it
+var errNoFreeID = errors.New("No free vmid found in vmIDRange")
 
 // chooseNode returns the Proxmox node for a new machine: of those allowed the one with the fewest
 // machines of its role, the first of equals; if all are, the one that has the template.

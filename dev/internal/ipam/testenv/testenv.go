@@ -54,15 +54,15 @@ func Start(opts Options) (_ client.Client, stop func() error, err error) {
 		}
 	}
 	_, self, _, _ := runtime.Caller(0)
-	dev := filepath.Join(filepath.Dir(self), "../../..")
+	dev := filepath.Join(filepath.Dir(self), "..", "..", "..")
 	env := &envtest.Environment{
 		Scheme:                scheme,
-		BinaryAssetsDirectory: filepath.Join(dev, "../bin"), // KUBEBUILDER_ASSETS goes before it
-		CRDDirectoryPaths:     []string{filepath.Join(dev, "crds"), filepath.Join(clusterAPI(), "core/config/crd/bases")},
+		BinaryAssetsDirectory: filepath.Join(dev, "..", "bin"), // KUBEBUILDER_ASSETS goes before it
+		CRDDirectoryPaths:     []string{filepath.Join(dev, "crds"), filepath.Join(clusterAPI(), "core", "config", "crd", "bases")},
 		ErrorIfCRDPathMissing: true,
 	}
-	for _, yaml := range opts.Webhooks {
-		if err := addWebhooks(&env.WebhookInstallOptions, yaml); err != nil {
+	for i, yaml := range opts.Webhooks {
+		if err := addWebhooks(&env.WebhookInstallOptions, fmt.Sprintf("provider-%d-", i), yaml); err != nil {
 			return nil, nil, err
 		}
 	}
@@ -116,7 +116,8 @@ func clusterAPI() string {
 	return filepath.Join(filepath.Dir(file), "..")
 }
 
-func addWebhooks(options *envtest.WebhookInstallOptions, yaml []byte) error {
+// addWebhooks adds the configurations of a provider, all of which have the same names without a prefix.
+func addWebhooks(options *envtest.WebhookInstallOptions, prefix string, yaml []byte) error {
 	decoder := utilyaml.NewYAMLOrJSONDecoder(bytes.NewReader(yaml), 4096)
 	for {
 		u := &unstructured.Unstructured{}
@@ -127,6 +128,7 @@ func addWebhooks(options *envtest.WebhookInstallOptions, yaml []byte) error {
 		if err != nil {
 			return err
 		}
+		u.SetName(prefix + u.GetName())
 		switch u.GetKind() {
 		case "MutatingWebhookConfiguration":
 			c := &admissionregistrationv1.MutatingWebhookConfiguration{}
