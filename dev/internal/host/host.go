@@ -292,16 +292,16 @@ func (h *Host) writeKubeconfigs(apiServer string) error {
 		if err != nil {
 			return fmt.Errorf("make %s: %w", k.path, err)
 		}
-		if err := writeFile(k.path, content); err != nil {
+		if err := WriteFile(k.path, content); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// writeFile replaces a file that only its owner may read. Readers see the old or the new
+// WriteFile replaces a file that only its owner may read. Readers see the old or the new
 // content, and so they do after a crash of this process.
-func writeFile(path string, content []byte) error {
+func WriteFile(path string, content []byte) error {
 	tmp, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".tmp") // made with 0600
 	if err != nil {
 		return err

@@ -139,7 +139,7 @@ func (p *pki) make(now time.Time) error {
 		return err
 	}
 	p.caPEM = encode("CERTIFICATE", caDER)
-	if err := writeFile(p.caFile, p.caPEM); err != nil {
+	if err := WriteFile(p.caFile, p.caPEM); err != nil {
 		return err
 	}
 	for id, c := range p.certificates() {
@@ -170,10 +170,10 @@ func (id *identity) make(c certificate, ca *x509.Certificate, caKey crypto.Signe
 	if id.keyPEM, err = encodeKey(key); err != nil {
 		return err
 	}
-	if err := writeFile(id.certFile, id.certPEM); err != nil {
+	if err := WriteFile(id.certFile, id.certPEM); err != nil {
 		return err
 	}
-	return writeFile(id.keyFile, id.keyPEM)
+	return WriteFile(id.keyFile, id.keyPEM)
 }
 
 func template(subject pkix.Name, now time.Time) (*x509.Certificate, error) {
@@ -208,7 +208,7 @@ func (p *pki) ensureServiceAccountKey() error {
 	if content, err = encodeKey(key); err != nil {
 		return err
 	}
-	return writeFile(p.serviceAccountKey, content)
+	return WriteFile(p.serviceAccountKey, content)
 }
 
 func encodeKey(key *ecdsa.PrivateKey) ([]byte, error) {

@@ -55,7 +55,7 @@ func writeState(dir string, s state) error {
 	if err != nil {
 		return err
 	}
-	return writeFile(statePath(dir), append(content, '\n'))
+	return WriteFile(statePath(dir), append(content, '\n'))
 }
 
 // check fails unless data of s may be used by the versions that are to run.
