@@ -113,7 +113,7 @@ func (r *claimReconciler) Reconcile(ctx context.Context, req ctrl.Request) (_ ct
 	case annotations.HasPaused(pool):
 		return ctrl.Result{}, nil
 	case deleting:
-		if left := r.gracePeriodLeft(claim, pool); left > 0 {
+		if left := gracePeriodLeft(claim, pool, time.Now()); left > 0 && r.honourGracePeriod {
 			return ctrl.Result{RequeueAfter: left}, nil
 		}
 		return ctrl.Result{}, r.release(ctx, claim)
@@ -200,14 +200,14 @@ func (r *claimReconciler) own(address *ipamv1.IPAddress, claim *ipamv1.IPAddress
 	return nil
 }
 
-// gracePeriodLeft is how long the pool keeps a released address from others, and the claim with it.
-// A pool that is being deleted does not wait.
-func (r *claimReconciler) gracePeriodLeft(claim *ipamv1.IPAddressClaim, pool Pool) time.Duration {
-	if !r.honourGracePeriod || !pool.GetDeletionTimestamp().IsZero() {
+// gracePeriodLeft is how long the pool still keeps a released address from others, and the claim with
+// it. A pool that is being deleted does not wait.
+func gracePeriodLeft(claim *ipamv1.IPAddressClaim, pool Pool, now time.Time) time.Duration {
+	if !pool.GetDeletionTimestamp().IsZero() {
 		return 0
 	}
 	period := time.Duration(ptr.Deref(pool.spec().AddressReuseGracePeriodSeconds, 0)) * time.Second
-	return period - time.Since(claim.DeletionTimestamp.Time)
+	return max(0, period-now.Sub(claim.DeletionTimestamp.Time))
 }
 
 // release deletes the address, then lets the claim go.

@@ -3,8 +3,11 @@ package ipam
 import (
 	"math"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/utils/ptr"
 	ipamv1 "sigs.k8s.io/cluster-api/api/ipam/v1beta2"
 )
 
@@ -197,6 +200,34 @@ func TestValidate(t *testing.T) {
 			}
 			if diff := cmp.Diff(tt.want, got); diff != "" {
 				t.Error(diff)
+			}
+		})
+	}
+}
+
+func TestGracePeriodLeft(t *testing.T) {
+	released := time.Date(2026, 1, 1, 12, 0, 0, 0, time.UTC)
+	tests := map[string]struct {
+		period   *int32
+		deleting bool
+		after    time.Duration
+		want     time.Duration
+	}{
+		"none":                  {nil, false, 0, 0},
+		"just released":         {ptr.To[int32](60), false, 0, time.Minute},
+		"some left":             {ptr.To[int32](60), false, 20 * time.Second, 40 * time.Second},
+		"over":                  {ptr.To[int32](60), false, time.Hour, 0},
+		"pool is being deleted": {ptr.To[int32](60), true, 0, 0},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			claim := &ipamv1.IPAddressClaim{ObjectMeta: metav1.ObjectMeta{DeletionTimestamp: &metav1.Time{Time: released}}}
+			pool := &InClusterIPPool{Spec: PoolSpec{AddressReuseGracePeriodSeconds: tt.period}}
+			if tt.deleting {
+				pool.DeletionTimestamp = claim.DeletionTimestamp
+			}
+			if got := gracePeriodLeft(claim, pool, released.Add(tt.after)); got != tt.want {
+				t.Errorf("%s left, not %s", got, tt.want)
 			}
 		})
 	}

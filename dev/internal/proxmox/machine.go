@@ -130,6 +130,12 @@ func (r *machineReconciler) Reconcile(ctx context.Context, req ctrl.Request) (_ 
 			}
 		}
 	}
+	if !machine.DeletionTimestamp.IsZero() {
+		// The end of a virtual machine wakes us before the cache has seen that we let the machine go.
+		if err := r.live.Get(ctx, req.NamespacedName, machine); err != nil {
+			return ctrl.Result{}, client.IgnoreNotFound(err)
+		}
+	}
 	helper, err := patch.NewHelper(machine, r.Client)
 	if err != nil {
 		return ctrl.Result{}, err
