@@ -108,6 +108,8 @@ func TestMachineIsProvisioned(t *testing.T) {
 	if diff := cmp.Diff(map[string]string{"ipam.capmox.cluster.x-k8s.io/pool-ref-counter": "0"}, claim.Annotations); diff != "" {
 		t.Error(diff)
 	}
+	remove(t, machine) // its id is free for the next run
+	gone(t, machine)
 }
 
 func TestMachineWaitsForInfrastructure(t *testing.T) {
@@ -219,8 +221,10 @@ func TestMachineWithoutFreeID(t *testing.T) {
 	if got := conditions.GetMessage(second, VirtualMachineProvisioned); got != "No free vmid found in vmIDRange" {
 		t.Errorf("message is %q", got)
 	}
-	remove(t, second) // which has no VM to delete
-	gone(t, second)
+	for _, machine := range []*ProxmoxMachine{second, first} { // the second has no VM to delete
+		remove(t, machine)
+		gone(t, machine)
+	}
 }
 
 func TestVirtualMachineIsRestored(t *testing.T) {
