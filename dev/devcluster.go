@@ -54,6 +54,7 @@ type Cluster struct {
 	host       *host.Host
 	monkey     *chaos.Monkey
 	datacenter *datacenter.Datacenter
+	cloud      *workload.Cloud
 	hookWire   *wire.Forwarder
 
 	cancel  context.CancelFunc
@@ -138,6 +139,7 @@ func (c *Cluster) newManager(run context.Context, server *hooks.Server, opts Opt
 	if err != nil {
 		return nil, err
 	}
+	c.cloud = cloud
 	c.datacenter = datacenter.New(datacenter.Options{Boot: opts.MachineBoot, Cloud: cloud, Chaos: c.monkey, Log: log})
 	for _, r := range []interface{ Start(context.Context) error }{cloud, c.datacenter} {
 		if err := mgr.Add(runnable{r}); err != nil {

@@ -38,6 +38,8 @@ var (
 var keepLog = flag.String("log", "", "file for the log of the management cluster")
 
 func TestMain(m *testing.M) {
+	// Tests wait for machines more than they work.
+	_ = flag.Set("test.parallel", "6")
 	flag.Parse()
 	code, err := run(m)
 	if err != nil {

@@ -3,6 +3,7 @@ package capi
 import (
 	"context"
 	"fmt"
+	"sync/atomic"
 	"time"
 
 	"k8s.io/apimachinery/pkg/runtime"
@@ -24,6 +25,9 @@ import (
 
 // name is what the original calls itself.
 const name = "cluster-api-controller-manager"
+
+// informers counts managers: the names of their informers must differ within a process.
+var informers atomic.Int32
 
 // Concurrency is how many objects of a kind each controller works on at once. Many more are slower: on a
 // busy machine the controllers then fight over stale caches.
@@ -48,7 +52,7 @@ func NewManager(c *rest.Config, scheme *runtime.Scheme, hooks webhook.Server, lo
 			// A process may run more than one management cluster, one after the other.
 			SkipNameValidation: ptr.To(true),
 		},
-		Cache:         setup.ManagerCacheOptions(scheme, name, "", syncPeriod),
+		Cache:         setup.ManagerCacheOptions(scheme, fmt.Sprintf("%s-%d", name, informers.Add(1)), "", syncPeriod),
 		Client:        setup.ManagerClientOptions(),
 		Metrics:       metricsserver.Options{BindAddress: "0"},
 		WebhookServer: hooks,

@@ -1,0 +1,104 @@
+package dev
+
+import (
+	"context"
+	"os/exec"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/go-logr/logr"
+	"github.com/onsi/gomega"
+	corev1 "k8s.io/api/core/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+)
+
+// A management cluster that is stopped and started again in its folder goes on with the same machines, at the
+// same address.
+func TestRestart(t *testing.T) {
+	dir := t.TempDir()
+	start := func() *Cluster {
+		ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
+		defer cancel()
+		c, err := Start(ctx, Options{Dir: dir, BinDirs: binDirs(), Log: logr.Discard()})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return c
+	}
+	shared, client1 := mgmt, admin
+	defer func() { mgmt, admin = shared, client1 }()
+	use := func(c *Cluster) {
+		mgmt = c
+		var err error
+		if admin, err = client.New(c.RESTConfig(), client.Options{Scheme: client1.Scheme()}); err != nil {
+			t.Fatal(err)
+		}
+	}
+
+	first := start()
+	use(first)
+	e := sample(t, "dev", "again")
+	e.awaitAvailable()
+	before := names(e.machines())
+	vms := first.datacenter.List()
+	host := first.RESTConfig().Host
+	if err := first.Stop(); err != nil {
+		t.Fatal(err)
+	}
+	if err := first.Wait(); err != nil {
+		t.Errorf("stopped, it says %v", err)
+	}
+
+	second := start()
+	defer func() {
+		if err := second.Stop(); err != nil {
+			t.Error(err)
+		}
+	}()
+	use(second)
+	if second.RESTConfig().Host != host {
+		t.Errorf("address %s, before %s", second.RESTConfig().Host, host)
+	}
+	e.Eventually(func() int { return len(second.datacenter.List()) }).Should(gomega.Equal(len(vms)))
+	for i, vm := range second.datacenter.List() {
+		if vm.ID != vms[i].ID || vm.UUID != vms[i].UUID {
+			t.Errorf("virtual machine %+v was %+v", vm, vms[i])
+		}
+	}
+	e.Eventually(e.ready).Should(gomega.Equal(2))
+	e.Expect(names(e.machines())).To(gomega.Equal(before))
+	md := e.object("MachineDeployment", "-workers")
+	set(t, md, int64(2), "spec", "replicas")
+	e.apply(md)
+	e.Eventually(e.ready).Should(gomega.Equal(3))
+	e.awaitAvailable()
+}
+
+// ready counts the nodes that the cluster's own API server shows as ready.
+func (e *env) ready() int {
+	nodes := &corev1.NodeList{}
+	if err := mgmt.cloud.Cluster(e.key(e.namespace)).Client().List(e.ctx, nodes); err != nil {
+		return -1
+	}
+	n := 0
+	for _, node := range nodes.Items {
+		for _, c := range node.Status.Conditions {
+			if c.Type == corev1.NodeReady && c.Status == corev1.ConditionTrue {
+				n++
+			}
+		}
+	}
+	return n
+}
+
+// The version in the error messages and in the state folder is the one that go.mod requires.
+func TestClusterAPIVersion(t *testing.T) {
+	out, err := exec.Command("go", "list", "-m", "-f", "{{.Version}}", "sigs.k8s.io/cluster-api").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := strings.TrimSpace(string(out)); got != clusterAPIVersion {
+		t.Errorf("go.mod requires %s, the constant says %s", got, clusterAPIVersion)
+	}
+}
