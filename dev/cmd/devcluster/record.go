@@ -52,7 +52,8 @@ func readRecord(dir string, pid int) (record, error) {
 // lastRecord returns the last record that was written.
 func lastRecord(dir string) (record, error) {
 	var r record
-	return r, readJSON(recordPath(dir), &r)
+	err := readJSON(recordPath(dir), &r)
+	return r, err
 }
 
 func (r record) write() error { return writeJSON(recordPath(r.Dir), r) }

@@ -82,7 +82,7 @@ type server struct {
 	record record
 }
 
-func (srv *server) run(ctx context.Context, s settings, asked <-chan os.Signal, log logr.Logger) error {
+func (srv *server) run(ctx context.Context, s settings, asked <-chan os.Signal, log logr.Logger) (err error) {
 	start, cancel := context.WithTimeoutCause(ctx, s.timeout, fmt.Errorf("not ready within --timeout %s", s.timeout))
 	defer cancel()
 	c, err := dev.Start(start, dev.Options{
@@ -99,13 +99,16 @@ func (srv *server) run(ctx context.Context, s settings, asked <-chan os.Signal, 
 		}
 		return err
 	}
+	defer func() {
+		err = errors.Join(err, c.Stop()) //nolint:contextcheck // ctx is what ended; Stop has a time limit of its own
+	}()
 	api, err := url.Parse(c.RESTConfig().Host)
 	if err != nil {
-		return errors.Join(err, c.Stop())
+		return err
 	}
 	port, err := strconv.Atoi(api.Port())
 	if err != nil {
-		return errors.Join(err, c.Stop())
+		return err
 	}
 	srv.update(func(r *record) {
 		r.Ready, r.API, r.Port, r.Kubeconfig, r.Versions = true, api.String(), port, c.Kubeconfig(), c.Versions()
@@ -118,9 +121,9 @@ func (srv *server) run(ctx context.Context, s settings, asked <-chan os.Signal, 
 		select {
 		case <-ctx.Done():
 			srv.update(func(r *record) { r.Ready, r.Stopping = false, true })
-			return c.Stop()
+			return nil
 		case err := <-ended:
-			return errors.Join(err, c.Stop())
+			return err
 		case <-asked:
 			if err := srv.setChaos(c); err != nil {
 				log.Error(err, "the knobs stay as they are")

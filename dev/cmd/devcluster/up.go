@@ -42,7 +42,7 @@ func newUpCommand(dir *string) *cobra.Command {
 			case running && foreground:
 				return &host.InUseError{Dir: *dir, PID: pid}
 			case running:
-				return change(cmd, *dir, pid, s, knobs)
+				return change(cmd.Context(), cmd, *dir, pid, s, knobs)
 			case foreground:
 				return serve(cmd.Context(), *dir, s, knobs, cmd.OutOrStdout())
 			}
@@ -123,8 +123,8 @@ func awaitReady(ctx context.Context, out io.Writer, dir string, pid int, ended <
 }
 
 // change changes the knobs of the running process if that is asked for, and says how to use it.
-func change(cmd *cobra.Command, dir string, pid int, s settings, knobs chaos.Knobs) error {
-	ctx, cancel := context.WithTimeout(cmd.Context(), s.timeout)
+func change(ctx context.Context, cmd *cobra.Command, dir string, pid int, s settings, knobs chaos.Knobs) error {
+	ctx, cancel := context.WithTimeout(ctx, s.timeout)
 	defer cancel()
 	out := cmd.OutOrStdout()
 	steps := out

@@ -136,7 +136,10 @@ func acquire(ctx context.Context, dir string) (*lock, error) {
 			return nil, err
 		}
 		if l.held {
-			return l, l.sign(strconv.Itoa(os.Getpid()) + "\n")
+			if err := l.sign(os.Getpid()); err != nil {
+				return nil, err
+			}
+			return l, nil
 		}
 		pid := l.owner()
 		if err := l.release(); err != nil {
@@ -182,10 +185,10 @@ func tryLock(dir string) (*lock, error) {
 }
 
 // sign writes who holds the lock.
-func (l *lock) sign(pid string) error {
+func (l *lock) sign(pid int) error {
 	err := l.file.Truncate(0)
 	if err == nil {
-		_, err = l.file.WriteAt([]byte(pid), 0)
+		_, err = l.file.WriteAt(fmt.Appendln(nil, pid), 0)
 	}
 	if err != nil {
 		_ = l.file.Close()

@@ -122,7 +122,7 @@ func Start(ctx context.Context, opts Options) (_ *Host, err error) {
 	if opts.Port != 0 {
 		port = opts.Port
 	}
-	if err := h.publish(port); err != nil {
+	if err := h.publish(ctx, port); err != nil {
 		return nil, err
 	}
 	// From here on the folder belongs to these versions. A crash before it leaves nothing in
@@ -160,7 +160,7 @@ func Start(ctx context.Context, opts Options) (_ *Host, err error) {
 
 // publish listens where clients find the API server. The API server itself is on a port that
 // it gets at each start, behind it.
-func (h *Host) publish(port int) error {
+func (h *Host) publish(ctx context.Context, port int) error {
 	addr := net.JoinHostPort(loopback, strconv.Itoa(port))
 	f, err := wire.Listen(addr, "")
 	switch {
@@ -170,7 +170,8 @@ func (h *Host) publish(port int) error {
 		return fmt.Errorf("listen for the API server of %s: %w", h.dir, err)
 	}
 	h.forwarder = f
-	h.forwarderEnd.Go(func() { _ = f.Run(context.Background()) }) // Stop closes it
+	run := context.WithoutCancel(ctx) // Stop closes it
+	h.forwarderEnd.Go(func() { _ = f.Run(run) })
 	return nil
 }
 

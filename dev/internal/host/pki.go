@@ -81,7 +81,10 @@ func loadPKI(dir string, now time.Time) (*pki, error) {
 			return nil, fmt.Errorf("make certificates: %w", err)
 		}
 	}
-	return p, p.ensureServiceAccountKey()
+	if err := p.ensureServiceAccountKey(); err != nil {
+		return nil, fmt.Errorf("make a key for service accounts: %w", err)
+	}
+	return p, nil
 }
 
 // unreadable tells a file that we may not read from one that is not there or is no good.
@@ -199,7 +202,7 @@ func (p *pki) ensureServiceAccountKey() error {
 			}
 		}
 	} else if unreadable(err) {
-		return fmt.Errorf("read the key for service accounts: %w", err)
+		return err
 	}
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {

@@ -84,7 +84,7 @@ func (f *Forwarder) awaitListener() net.Listener {
 
 // forward serves one connection that l accepted.
 func (f *Forwarder) forward(ctx context.Context, l net.Listener, client *net.TCPConn) {
-	defer client.Close()
+	defer func() { _ = client.Close() }()
 	f.mu.Lock()
 	target := f.target
 	f.mu.Unlock()
@@ -93,7 +93,7 @@ func (f *Forwarder) forward(ctx context.Context, l net.Listener, client *net.TCP
 		return // the client sees its connection end, as if the target itself had gone
 	}
 	server := conn.(*net.TCPConn)
-	defer server.Close()
+	defer func() { _ = server.Close() }()
 
 	f.mu.Lock()
 	if f.listener != l { // it went down meanwhile

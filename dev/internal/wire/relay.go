@@ -120,7 +120,7 @@ func (r *relay) answerLate() error {
 	if writeErr != nil {
 		return writeErr
 	}
-	if readErr == io.EOF {
+	if errors.Is(readErr, io.EOF) {
 		return nil
 	}
 	return readErr
