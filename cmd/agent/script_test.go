@@ -35,6 +35,7 @@ var update = flag.Bool("update", false, "write what the scripts print into them"
 //	await PATH gone       wait until there is no ClusterOverlay
 //	rm PATH, put FILE PATH   change the working copy
 //	apply MANAGER FILE    apply objects as somebody else
+//	report FILE           write the status of objects, as their controllers do
 //	delete FILE           delete the objects of a file
 //	secret TEXT           must not be in the transcript
 //
@@ -123,6 +124,7 @@ func (s *script) step(line string) {
 		"rm":     func(rest string, _ []string) { s.must(os.RemoveAll(filepath.Join(s.work, rest))) },
 		"put":    func(_ string, args []string) { s.write(args[1], s.file(args[0])) },
 		"apply":  func(_ string, args []string) { s.apply(args[0], s.file(args[1])) },
+		"report": func(_ string, args []string) { s.report(s.file(args[0])) },
 		"delete": func(_ string, args []string) { s.remove(s.file(args[0])) },
 	}
 	step := steps[verb]
@@ -200,6 +202,13 @@ func (s *script) await(args []string) {
 func (s *script) apply(manager, text string) {
 	for _, u := range s.decode(text) {
 		s.must(env.Client().Apply(s.Context(), client.ApplyConfigurationFromUnstructured(u), client.FieldOwner(manager), client.ForceOwnership))
+	}
+}
+
+// report writes the status of objects.
+func (s *script) report(text string) {
+	for _, u := range s.decode(text) {
+		s.must(env.Client().Status().Apply(s.Context(), client.ApplyConfigurationFromUnstructured(u), client.FieldOwner("manager")))
 	}
 }
 

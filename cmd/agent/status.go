@@ -19,6 +19,7 @@ import (
 
 	"capstan.dev/capstan/api/v1alpha1"
 	"capstan.dev/capstan/internal/agent"
+	"capstan.dev/capstan/internal/capi"
 )
 
 type statusOptions struct {
@@ -52,6 +53,9 @@ func newStatusCommand(a *app) *cobra.Command {
 			if err != nil {
 				return err
 			}
+			if s.warning != "" {
+				fmt.Fprintln(a.err, s.warning)
+			}
 			return a.printStatus(a.out, s, o.output)
 		},
 	}
@@ -81,6 +85,8 @@ type overlayStatus struct {
 	Cluster         string                    `json:"cluster,omitempty"`
 	State           agent.State               `json:"state"`
 	Objects         int32                     `json:"objects"`
+	ControlPlane    capi.Replicas             `json:"controlPlane,omitzero"`
+	Workers         capi.Replicas             `json:"workers,omitzero"`
 	DesiredRevision string                    `json:"desiredRevision,omitempty"`
 	AppliedRevision string                    `json:"appliedRevision,omitempty"`
 	PendingDeletion *v1alpha1.PendingDeletion `json:"pendingDeletion,omitempty"`
@@ -91,6 +97,8 @@ type overlayStatus struct {
 type fleetView struct {
 	Fleets   []fleetStatus   `json:"fleets"`
 	Overlays []overlayStatus `json:"overlays"`
+
+	warning string // why machines are not shown; "" if they are
 }
 
 // readStatus reads Fleets and overlays; namespace "" stands for all.
@@ -111,11 +119,17 @@ func readStatus(ctx context.Context, c client.Client, namespace string) (fleetVi
 			Overlays: agent.Count(ofFleet(overlays.Items, f)), Suspended: f.Spec.Suspend, Problem: problemOf(f.Status.Conditions),
 		})
 	}
+	machines, err := readMachines(ctx, c, overlays.Items)
+	if err != nil {
+		view.warning = "warning: machines are not shown: " + err.Error()
+	}
 	for i := range overlays.Items {
 		o := &overlays.Items[i]
+		m := machines[ownerOf(o)]
 		view.Overlays = append(view.Overlays, overlayStatus{
 			Namespace: o.Namespace, Name: o.Name, Fleet: o.Spec.FleetRef.Name, Path: o.Spec.Path,
 			Cluster: o.Status.Cluster, State: agent.StateOf(o), Objects: o.Status.Objects,
+			ControlPlane: m.controlPlane, Workers: m.workers,
 			DesiredRevision: o.Status.DesiredRevision, AppliedRevision: o.Status.AppliedRevision,
 			PendingDeletion: o.Status.PendingDeletion, Message: messageOf(o),
 		})
@@ -178,10 +192,10 @@ func (a *app) printStatus(out io.Writer, view fleetView, output string) error {
 	}
 	fmt.Fprintln(out)
 	table = tabwriter.NewWriter(out, 0, 4, 2, ' ', 0)
-	fmt.Fprintln(table, "OVERLAY\tCLUSTER\tSTATE\tOBJECTS\tDESIRED\tAPPLIED\tMESSAGE")
+	fmt.Fprintln(table, "OVERLAY\tCLUSTER\tSTATE\tOBJECTS\tCONTROL PLANE\tWORKERS\tDESIRED\tAPPLIED\tMESSAGE")
 	for _, o := range view.Overlays {
-		fmt.Fprintf(table, "%s\t%s\t%s\t%d\t%s\t%s\t%s\n", cell(o.Path), cmp.Or(o.Cluster, "-"), o.State, o.Objects,
-			shortRevision(o.DesiredRevision), shortRevision(o.AppliedRevision), short(o.Message))
+		fmt.Fprintf(table, "%s\t%s\t%s\t%d\t%s\t%s\t%s\t%s\t%s\n", cell(o.Path), cmp.Or(o.Cluster, "-"), o.State, o.Objects,
+			o.ControlPlane, o.Workers, shortRevision(o.DesiredRevision), shortRevision(o.AppliedRevision), short(o.Message))
 	}
 	return table.Flush()
 }
@@ -222,6 +236,7 @@ func short(message string) string {
 func (a *app) watchStatus(ctx context.Context, c client.Client, namespace string, o statusOptions) error {
 	clear := isTerminal(a.out)
 	var last []byte
+	var warned string
 	ticker := time.NewTicker(o.interval)
 	defer ticker.Stop()
 	for {
@@ -241,6 +256,14 @@ func (a *app) watchStatus(ctx context.Context, c client.Client, namespace string
 			if err != nil {
 				return err
 			}
+			switch {
+			case view.warning == "":
+			case clear: // it would be wiped off a terminal
+				fmt.Fprintln(&page, "\n"+printable(view.warning))
+			case view.warning != warned:
+				fmt.Fprintln(a.err, view.warning)
+			}
+			warned = view.warning
 		}
 		if !bytes.Equal(page.Bytes(), last) {
 			last = slices.Clone(page.Bytes())
