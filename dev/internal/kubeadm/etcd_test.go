@@ -5,7 +5,6 @@ import (
 	"crypto"
 	"crypto/tls"
 	"crypto/x509"
-	"fmt"
 	"maps"
 	"net"
 	"slices"
@@ -41,7 +40,8 @@ type world struct {
 	etcdClient  *tls.Config
 }
 
-// newWorld starts a workload cluster with control-plane machines of these names.
+// newWorld starts a workload cluster with control-plane machines of these names; without any, it has
+// no certificate authorities either.
 func newWorld(t *testing.T, machines ...string) *world {
 	t.Helper()
 	log := testr.New(t)
@@ -67,6 +67,9 @@ func newWorld(t *testing.T, machines ...string) *world {
 		}
 	})
 
+	if len(machines) == 0 {
+		return w
+	}
 	api, etcdCA := generate(t, secret.ClusterCA), generate(t, secret.EtcdCA)
 	w.authorities.set(testCluster, clusterAuthorities{api: api, etcd: etcdCA})
 	if err := dc.SetAuthority(testCluster, api.certPEM, api.keyPEM); err != nil {
@@ -82,38 +85,37 @@ func newWorld(t *testing.T, machines ...string) *world {
 	store.OnPortForward(func(namespace, pod string, port int, conn net.Conn) {
 		w.guests.forward(testCluster, types.NamespacedName{Namespace: namespace, Name: pod}, port, conn)
 	})
+	var nodes []controlPlaneNode
 	for i, name := range machines {
-		key := types.NamespacedName{Namespace: testCluster.Namespace, Name: name}
-		dc.Create(datacenter.Spec{
-			Key: key, Cluster: testCluster, Machine: name, ControlPlane: true, Addresses: []string{fmt.Sprintf("10.0.0.%d", i+10)},
-		})
-		if err := dc.PowerOn(key, datacenter.Boot{
-			UserData: []byte("#cloud-config\nruncmd: [kubeadm init]\n"), KubernetesVersion: "v1.34.4",
-		}); err != nil {
-			t.Fatal(err)
-		}
+		powerOn(t, dc, name)
 		NewWithT(t).Eventually(func() []datacenter.Member { return dc.Etcd(testCluster) }, time.Minute, time.Millisecond).Should(HaveLen(i + 1))
-		pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "kube-system", Name: "etcd-" + name}, Spec: corev1.PodSpec{NodeName: name}}
-		if err := store.Client().Create(ctx, pod); err != nil {
-			t.Fatal(err)
-		}
+		nodes = append(nodes, controlPlaneNode{name: name, member: true})
+	}
+	if err := keepStaticPods(ctx, store.Client(), staticPods(nodes, false)); err != nil {
+		t.Fatal(err)
 	}
 	NewWithT(t).Eventually(func() bool { return dc.APIServerUp(testCluster) }, time.Minute, time.Millisecond).Should(BeTrue())
 	return w
 }
 
-// generate makes a certificate authority in the form in which KubeadmControlPlane keeps it.
+// generate makes a certificate authority.
 func generate(t *testing.T, purpose secret.Purpose) *authority {
+	t.Helper()
+	a, err := newAuthority(secretOf(t, purpose), defaultValidity)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return a
+}
+
+// secretOf is the Secret of a new certificate authority as KubeadmControlPlane makes it.
+func secretOf(t *testing.T, purpose secret.Purpose) *corev1.Secret {
 	t.Helper()
 	cert := &secret.Certificate{Purpose: purpose}
 	if err := cert.Generate(); err != nil {
 		t.Fatal(err)
 	}
-	a, err := newAuthority(cert.AsSecret(testCluster, metav1.OwnerReference{}), defaultValidity)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return a
+	return cert.AsSecret(testCluster, metav1.OwnerReference{})
 }
 
 // issueClient has the authority certify an administrator.
@@ -149,14 +151,15 @@ func clientConfig(t *testing.T, by, trusts *authority) *tls.Config {
 	}
 }
 
-func (w *world) dial(t *testing.T, node string, config *tls.Config) (*etcdclient.Client, error) {
+// dial connects to a member as KubeadmControlPlane does. Where none answers it takes all of the timeout.
+func (w *world) dial(t *testing.T, node string, config *tls.Config, timeout time.Duration) (*etcdclient.Client, error) {
 	t.Helper()
 	c, err := etcdclient.NewClient(t.Context(), etcdclient.ClientConfiguration{
 		Endpoint:    "etcd-" + node,
 		Proxy:       proxy.Proxy{Kind: "pods", Namespace: "kube-system", KubeConfig: rest.CopyConfig(w.config), Port: etcdClientPort},
 		TLSConfig:   config,
-		DialTimeout: 10 * time.Second,
-		CallTimeout: 10 * time.Second,
+		DialTimeout: timeout,
+		CallTimeout: timeout,
 		Logger:      zap.NewNop(),
 	})
 	if err == nil {
@@ -165,10 +168,13 @@ func (w *world) dial(t *testing.T, node string, config *tls.Config) (*etcdclient
 	return c, err
 }
 
+// refused is long enough for a connection that should come about to be seen.
+const refused = 2 * time.Second
+
 // connect dials a member that answers.
 func (w *world) connect(t *testing.T, node string) *etcdclient.Client {
 	t.Helper()
-	c, err := w.dial(t, node, w.etcdClient)
+	c, err := w.dial(t, node, w.etcdClient, 30*time.Second)
 	if err != nil {
 		t.Fatalf("member on %s: %v", node, err)
 	}
@@ -226,7 +232,7 @@ func TestEtcdMembership(t *testing.T) {
 	if err := c.RemoveMember(t.Context(), members["cp-0"]); err == nil {
 		t.Error("the same member could be removed twice")
 	}
-	if _, err := w.dial(t, "cp-0", w.etcdClient); err == nil {
+	if _, err := w.dial(t, "cp-0", w.etcdClient, refused); err == nil {
 		t.Error("a member that was removed still answers")
 	}
 }
@@ -236,7 +242,7 @@ func TestEtcdWithADeadLeader(t *testing.T) {
 	members := w.members(t, w.connect(t, "cp-0"))
 	w.datacenter.Delete(types.NamespacedName{Namespace: testCluster.Namespace, Name: "cp-0"})
 
-	if _, err := w.dial(t, "cp-0", w.etcdClient); err == nil {
+	if _, err := w.dial(t, "cp-0", w.etcdClient, refused); err == nil {
 		t.Error("a member without a machine answers")
 	}
 	c := w.connect(t, "cp-1")
@@ -258,7 +264,7 @@ func TestEtcdAsksForCertificates(t *testing.T) {
 		"client of the API server's authority": clientConfig(t, of.api, of.etcd),
 		"client that trusts another authority": clientConfig(t, of.etcd, of.api),
 	} {
-		if _, err := w.dial(t, "cp-0", config); err == nil {
+		if _, err := w.dial(t, "cp-0", config, refused); err == nil {
 			t.Errorf("%s: connected", name)
 		}
 	}
@@ -267,11 +273,6 @@ func TestEtcdAsksForCertificates(t *testing.T) {
 
 func TestAPIServerCertificate(t *testing.T) {
 	w := newWorld(t, "cp-0")
-	if err := w.cloud.Cluster(testCluster).Client().Create(t.Context(), &corev1.Pod{
-		ObjectMeta: metav1.ObjectMeta{Namespace: "kube-system", Name: "kube-apiserver-cp-0"},
-	}); err != nil {
-		t.Fatal(err)
-	}
 	expiry := func() time.Time {
 		dialer, err := proxy.NewDialer(proxy.Proxy{
 			Kind: "pods", Namespace: "kube-system", KubeConfig: rest.CopyConfig(w.config), Port: apiServerPort,

@@ -202,20 +202,24 @@ func keepStaticPods(ctx context.Context, api client.Client, want []*corev1.Pod) 
 	for _, pod := range want {
 		i := slices.IndexFunc(have.Items, func(p corev1.Pod) bool { return p.Name == pod.Name })
 		if i < 0 {
-			stamp(&pod.Status, now)
-			if err := api.Create(ctx, pod); err != nil && !apierrors.IsAlreadyExists(err) {
+			// An API server does not take a status with a new Pod.
+			created := pod.DeepCopy()
+			if err := api.Create(ctx, created); err != nil {
 				return fmt.Errorf("static Pod %s: %w", pod.Name, err)
 			}
-			continue
+			have.Items = append(have.Items, *created)
+			i = len(have.Items) - 1
 		}
 		old := &have.Items[i]
-		if ready(old) == ready(pod) && old.Status.PodIP == pod.Status.PodIP {
+		if len(old.Status.ContainerStatuses) > 0 && ready(old) == ready(pod) && old.Status.PodIP == pod.Status.PodIP {
 			continue
 		}
 		changed := old.DeepCopy()
 		changed.Status = pod.Status
 		stamp(&changed.Status, now)
-		changed.Status.StartTime = old.Status.StartTime
+		if old.Status.StartTime != nil {
+			changed.Status.StartTime = old.Status.StartTime
+		}
 		if err := api.Status().Patch(ctx, changed, client.MergeFrom(old)); err != nil {
 			return fmt.Errorf("status of static Pod %s: %w", pod.Name, err)
 		}
