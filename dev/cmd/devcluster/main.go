@@ -28,7 +28,7 @@ var errNotRunning = errors.New("not running")
 
 // execute runs a command line and returns the exit code.
 func execute(ctx context.Context, out, errOut io.Writer, args []string) int {
-	root := newRootCommand()
+	root := newRootCommand() //nolint:contextcheck // commands get ctx from cobra
 	root.SetOut(out)
 	root.SetErr(errOut)
 	root.SetArgs(args)

@@ -99,8 +99,8 @@ func (srv *server) run(ctx context.Context, s settings, asked <-chan os.Signal, 
 		}
 		return err
 	}
-	defer func() {
-		err = errors.Join(err, c.Stop()) //nolint:contextcheck // ctx is what ended; Stop has a time limit of its own
+	defer func() { //nolint:contextcheck // ctx is what ended; Stop has a time limit of its own
+		err = errors.Join(err, c.Stop())
 	}()
 	api, err := url.Parse(c.RESTConfig().Host)
 	if err != nil {

@@ -28,6 +28,7 @@ func newUpCommand(dir *string) *cobra.Command {
 		Short: "Start the management cluster, or change what goes wrong in a running one",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			ctx := cmd.Context()
 			knobs, err := s.complete()
 			if err != nil {
 				return err
@@ -42,11 +43,11 @@ func newUpCommand(dir *string) *cobra.Command {
 			case running && foreground:
 				return &host.InUseError{Dir: *dir, PID: pid}
 			case running:
-				return change(cmd.Context(), cmd, *dir, pid, s, knobs)
+				return change(ctx, cmd, *dir, pid, s, knobs)
 			case foreground:
-				return serve(cmd.Context(), *dir, s, knobs, cmd.OutOrStdout())
+				return serve(ctx, *dir, s, knobs, cmd.OutOrStdout())
 			}
-			return start(cmd.Context(), cmd.OutOrStdout(), *dir, s)
+			return start(ctx, cmd.OutOrStdout(), *dir, s)
 		},
 	}
 	s.bind(cmd)
