@@ -82,9 +82,15 @@ func Start(ctx context.Context, opts Options) (_ *Cluster, err error) {
 	defer func() {
 		if err != nil {
 			_ = server.Close()
+			if c.cloud != nil {
+				_ = c.cloud.Close()
+			}
 			_ = c.Stop()
 		}
 	}()
+	if c.cloud, err = newCloud(opts.Dir, opts.Log.WithName("workload")); err != nil {
+		return nil, err
+	}
 	if c.hookWire, err = wire.Listen("127.0.0.1:0", server.Address()); err != nil {
 		return nil, fmt.Errorf("listen for webhooks: %w", err)
 	}
@@ -98,6 +104,9 @@ func Start(ctx context.Context, opts Options) (_ *Cluster, err error) {
 		},
 	})
 	if err != nil {
+		return nil, err
+	}
+	if err := keepAddress(opts.Dir, c.cloud); err != nil {
 		return nil, err
 	}
 	if err := server.Certificate(c.host.Serving()); err != nil {
@@ -135,25 +144,20 @@ func (c *Cluster) newManager(run context.Context, server *hooks.Server, opts Opt
 	if err != nil {
 		return nil, fmt.Errorf("manager: %w", err)
 	}
-	cloud, err := workload.New(workload.Options{Log: log})
-	if err != nil {
-		return nil, err
-	}
-	c.cloud = cloud
-	c.datacenter = datacenter.New(datacenter.Options{Boot: opts.MachineBoot, Cloud: cloud, Chaos: c.monkey, Log: log})
-	for _, r := range []interface{ Start(context.Context) error }{cloud, c.datacenter} {
+	c.datacenter = datacenter.New(datacenter.Options{Boot: opts.MachineBoot, Cloud: c.cloud, Chaos: c.monkey, Log: log})
+	for _, r := range []interface{ Start(context.Context) error }{c.cloud, c.datacenter} {
 		if err := mgr.Add(runnable{r}); err != nil {
 			return nil, err
 		}
 	}
-	endpoint.Setup(mgr, cloud.Address())
+	endpoint.Setup(mgr, c.cloud.Address())
 	core, err := capi.Setup(run, mgr, func(ctx context.Context, cluster types.NamespacedName) {
 		awaitConnectable(ctx, mgr.GetClient(), c.datacenter, cluster)
 	})
 	if err != nil {
 		return nil, err
 	}
-	return mgr, setupProviders(run, mgr, core, cloud, c.datacenter, log)
+	return mgr, setupProviders(run, mgr, core, c.cloud, c.datacenter, log)
 }
 
 // runnable starts with the manager's first group, before caches and controllers.

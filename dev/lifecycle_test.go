@@ -266,7 +266,7 @@ func TestScale(t *testing.T) {
 		set(t, cp, n.cp, "spec", "replicas")
 		set(t, md, n.workers, "spec", "replicas")
 		e.apply(cp, md)
-		want := map[string]int{"cp v1.35.4": int(n.cp), "worker v1.34.4": int(n.workers)}
+		want := map[string]int{"cp v1.35.4": int(n.cp), "worker v1.35.4": int(n.workers)}
 		e.Eventually(func() map[string]int { return counts(e.machines()) }).Should(gomega.Equal(want))
 		e.awaitAvailable()
 		e.Eventually(e.nodeVersions).Should(gomega.Equal(map[string]int{"v1.35.4": int(n.cp + n.workers)}))

@@ -75,6 +75,9 @@ func (c *Cloud) Start(ctx context.Context) error {
 	return c.serve(ctx)
 }
 
+// Close frees the port of a Cloud that was never started.
+func (c *Cloud) Close() error { return c.listener.Close() }
+
 // Address is host:port of the listener.
 func (c *Cloud) Address() string { return c.listener.Addr().String() }
 
