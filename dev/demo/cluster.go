@@ -3,47 +3,107 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"os"
 	"os/exec"
+	"path/filepath"
+	"slices"
+	"time"
 
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
-	"k8s.io/client-go/tools/clientcmd"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/envtest"
+	"sigs.k8s.io/yaml"
 )
 
-// apply creates the demo's namespace and an object in it.
-func (d *demo) apply(ctx context.Context, kubeconfig string, content map[string]any) error {
-	config, err := clientcmd.BuildConfigFromFlags("", kubeconfig)
+// installDefinitions installs Capstan's kinds, as `kubectl apply -f charts/capstan/crds` does.
+func (d *demo) installDefinitions() error {
+	_, err := envtest.InstallCRDs(d.config, envtest.CRDInstallOptions{
+		Paths: []string{filepath.Join(d.root, "charts", "capstan", "crds")}, ErrorIfPathMissing: true, MaxTime: time.Minute,
+	})
 	if err != nil {
-		return err
-	}
-	c, err := client.New(config, client.Options{})
-	if err != nil {
-		return err
-	}
-	ns := &unstructured.Unstructured{}
-	ns.SetAPIVersion("v1")
-	ns.SetKind("Namespace")
-	ns.SetName(namespace)
-	if err := c.Create(ctx, ns); err != nil && !apierrors.IsAlreadyExists(err) {
-		return fmt.Errorf("create the namespace: %w", err)
-	}
-	if err := c.Create(ctx, &unstructured.Unstructured{Object: content}); err != nil {
-		return fmt.Errorf("create the Fleet: %w", err)
+		return fmt.Errorf("install Capstan's definitions: %w", err)
 	}
 	return nil
 }
 
+// createCredentials does what clusters/README.md asks of a person. The overlays render the Namespaces,
+// too: Capstan adopts them.
+func (d *demo) createCredentials(ctx context.Context) error {
+	for _, cluster := range []string{"dev-talos", "staging-talos", "prod-talos"} {
+		credentials := &corev1.Secret{
+			ObjectMeta: metav1.ObjectMeta{Name: "proxmox-credentials", Namespace: cluster},
+			StringData: map[string]string{
+				"url": "https://pve.example.internal:8006/", "token": "capi@pve!capi", "secret": "simulated", "insecure": "false",
+			},
+		}
+		if err := d.create(ctx, newNamespace(cluster), credentials); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// createFleet creates the Fleet, as a person would.
+func (d *demo) createFleet(ctx context.Context) error {
+	fleet := map[string]any{
+		"apiVersion": "capstan.dev/v1alpha1", "kind": "Fleet",
+		"metadata": map[string]any{"name": "demo", "namespace": namespace},
+		"spec":     map[string]any{"git": map[string]any{"url": d.repository, "interval": "2s"}},
+	}
+	content, err := yaml.Marshal(fleet)
+	if err != nil {
+		return err
+	}
+	say("creating this Fleet:\n\n%s", content)
+	return d.create(ctx, newNamespace(namespace), &unstructured.Unstructured{Object: fleet})
+}
+
+func newNamespace(name string) *corev1.Namespace {
+	return &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name}}
+}
+
+func (d *demo) create(ctx context.Context, objects ...client.Object) error {
+	for _, o := range objects {
+		if err := d.client.Create(ctx, o); err != nil {
+			return fmt.Errorf("create %s/%s: %w", o.GetNamespace(), o.GetName(), err)
+		}
+	}
+	return nil
+}
+
+// awaitFirstSync waits until the whole sample fleet is applied.
+func (d *demo) awaitFirstSync(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Minute)
+	defer cancel()
+	for {
+		overlays, err := d.overlays(ctx)
+		waiting := slices.ContainsFunc(overlays, func(o overlay) bool { return o.State != "Applied" })
+		if err == nil && len(overlays) > 0 && !waiting {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			log, _ := os.ReadFile(d.agentLog())
+			return fmt.Errorf("the sample fleet was not applied in time (%w): %+v; the agent says:\n%s", errors.Join(ctx.Err(), err), overlays, log)
+		case <-time.After(500 * time.Millisecond):
+		}
+	}
+}
+
 // overlay is an overlay as `capstan status -o json` prints it.
 type overlay struct {
-	Path  string `json:"path"`
-	State string `json:"state"`
+	Path    string `json:"path"`
+	State   string `json:"state"`
+	Message string `json:"message"`
 }
 
 // overlays asks the command line for the overlays.
-func (d *demo) overlays(ctx context.Context, kubeconfig string) ([]overlay, error) {
-	out, err := exec.CommandContext(ctx, d.binary, "status", "-o", "json", "--kubeconfig", kubeconfig).Output()
+func (d *demo) overlays(ctx context.Context) ([]overlay, error) {
+	out, err := exec.CommandContext(ctx, d.capstan, "status", "-o", "json", "--kubeconfig", d.kubeconfig).Output()
 	if err != nil {
 		return nil, fmt.Errorf("capstan status: %w", err)
 	}

@@ -44,9 +44,10 @@ func ReplicasOf(cluster *unstructured.Unstructured) (controlPlane, workers Repli
 // String is the machines that are ready of those wanted, and, if it is so, how many
 // there are above the number wanted and how many are up to date: "2/3 +1 (1 up to
 // date)". Ready ones, not available ones: for a control plane of the contract
-// v1beta1 Cluster API reports as available what is wanted without what is
-// unavailable, so machines that don't exist yet among them (cluster-api v1.14
-// core/reconcilers/cluster/cluster_controller_status.go, setControlPlaneReplicas).
+// v1beta1, such as that of Talos, Cluster API reports as available what is wanted
+// less what is said to be unavailable, and so counts machines that don't exist yet
+// (cluster-api v1.14 core/reconcilers/cluster/cluster_controller_status.go,
+// setControlPlaneReplicas).
 func (r Replicas) String() string {
 	if r == (Replicas{}) {
 		return "-"
