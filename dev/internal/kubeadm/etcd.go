@@ -69,7 +69,7 @@ func (e *etcd) handle(cluster types.NamespacedName, node string, conn net.Conn) 
 		return m.Hostname == node && m.Healthy
 	})
 	if !running || !e.conns.give(memberConn{Conn: conn, at: memberAddr{cluster: cluster, node: node}}) {
-		conn.Close()
+		_ = conn.Close()
 	}
 }
 

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/blang/semver/v4"
+	"github.com/go-logr/logr"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -39,6 +40,7 @@ type guests struct {
 	datacenter  *datacenter.Datacenter
 	authorities *authorities
 	etcd        *etcd
+	log         logr.Logger
 }
 
 // setupGuests adds the controller and the simulated etcd to mgr.
@@ -46,7 +48,7 @@ func setupGuests(mgr ctrl.Manager, opts Options) error {
 	authorities := &authorities{}
 	g := &guests{
 		client: mgr.GetClient(), cloud: opts.Cloud, datacenter: opts.Datacenter,
-		authorities: authorities, etcd: newEtcd(opts.Datacenter, authorities),
+		authorities: authorities, etcd: newEtcd(opts.Datacenter, authorities), log: opts.Log,
 	}
 	if err := mgr.Add(g.etcd); err != nil {
 		return fmt.Errorf("simulated etcd: %w", err)
@@ -263,7 +265,7 @@ func (g *guests) forward(cluster, pod types.NamespacedName, port int, conn net.C
 		g.etcd.handle(cluster, node, conn)
 		return
 	}
-	defer conn.Close()
+	defer func() { _ = conn.Close() }()
 	node, ok := nodeOfPod(pod, componentAPIServer)
 	of, known := g.authorities.get(cluster)
 	if !ok || !known {
@@ -271,11 +273,10 @@ func (g *guests) forward(cluster, pod types.NamespacedName, port int, conn net.C
 	}
 	cert, err := of.api.serving(componentAPIServer, node)
 	if err != nil {
+		g.log.Error(err, "an API server has no certificate to show", "cluster", cluster)
 		return
 	}
 	// Who came for the certificate has it after the handshake; there is nothing else to be had.
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
-	defer cancel()
-	server := tls.Server(conn, &tls.Config{MinVersion: tls.VersionTLS12, Certificates: []tls.Certificate{*cert}})
-	_ = server.HandshakeContext(ctx)
+	_ = conn.SetDeadline(time.Now().Add(10 * time.Second))
+	_ = tls.Server(conn, &tls.Config{MinVersion: tls.VersionTLS12, Certificates: []tls.Certificate{*cert}}).Handshake()
 }

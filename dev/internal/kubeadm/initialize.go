@@ -167,11 +167,10 @@ const corefile = `.:53 {
 
 func coreDNS(images images) *appsv1.Deployment {
 	labels := map[string]string{"k8s-app": "kube-dns"}
-	const replicas = 2
 	return &appsv1.Deployment{
 		ObjectMeta: metav1.ObjectMeta{Namespace: metav1.NamespaceSystem, Name: "coredns", Labels: labels},
 		Spec: appsv1.DeploymentSpec{
-			Replicas: ptr.To[int32](replicas),
+			Replicas: ptr.To[int32](2),
 			Selector: &metav1.LabelSelector{MatchLabels: labels},
 			Template: corev1.PodTemplateSpec{
 				ObjectMeta: metav1.ObjectMeta{Labels: labels},
@@ -186,7 +185,5 @@ func coreDNS(images images) *appsv1.Deployment {
 				},
 			},
 		},
-		// Nobody runs it, but who looks should not think it is broken.
-		Status: appsv1.DeploymentStatus{Replicas: replicas, ReadyReplicas: replicas, AvailableReplicas: replicas, UpdatedReplicas: replicas},
 	}
 }
