@@ -33,20 +33,26 @@ var informers atomic.Int32
 // busy machine the controllers then fight over stale caches.
 const Concurrency = 6
 
-// Features are the gates that differ from the defaults of the original.
-var features = map[string]bool{"ClusterTopology": true}
+// Options for NewManager.
+type Options struct {
+	// Hurry lets controllers look at an object more often than once a second, which the original does
+	// not, for those who simulate machines that boot at once.
+	Hurry bool
+	Log   logr.Logger
+}
 
 // syncPeriod is the original's.
 const syncPeriod = 10 * time.Minute
 
 // NewManager returns the manager that everything shares, with the caches and clients of the original.
-func NewManager(c *rest.Config, scheme *runtime.Scheme, hooks webhook.Server, log logr.Logger) (ctrl.Manager, error) {
-	if err := feature.MutableGates.SetFromMap(features); err != nil {
+func NewManager(c *rest.Config, scheme *runtime.Scheme, hooks webhook.Server, opts Options) (ctrl.Manager, error) {
+	// The gates are the process's; all others are as in the original.
+	if err := feature.MutableGates.SetFromMap(map[string]bool{"ClusterTopology": true, "ReconcilerRateLimiting": !opts.Hurry}); err != nil {
 		return nil, err
 	}
 	return ctrl.NewManager(c, ctrl.Options{
 		Scheme: scheme,
-		Logger: log,
+		Logger: opts.Log,
 		Controller: config.Controller{
 			UsePriorityQueue: ptr.To(feature.Gates.Enabled(feature.PriorityQueue)),
 			// A process may run more than one management cluster, one after the other.

@@ -379,9 +379,11 @@ func (d *Datacenter) Delete(key types.NamespacedName) {
 		return
 	}
 	delete(d.vms, key)
+	c := d.cluster(v.Cluster)
 	if v.registered {
-		d.cluster(v.Cluster).lost[v.Hostname] = true
+		c.lost[v.Hostname] = true
 	}
+	d.elect(c)
 	d.changed(key, v.Cluster)
 }
 
@@ -504,17 +506,21 @@ func (d *Datacenter) remove(key types.NamespacedName, id uint64) error {
 	c.members[i].vm.guest.left = true
 	vmKey := c.members[i].vm.Key
 	c.members = slices.Delete(c.members, i, i+1)
-	if c.leader == id {
-		c.leader = 0
-		for _, m := range c.members {
-			if d.alive(m.vm) {
-				c.leader = m.id
-				break
-			}
-		}
-	}
+	d.elect(c)
 	d.changed(vmKey, key)
 	return nil
+}
+
+// elect makes the oldest living member the leader, if the one there was is no more.
+func (d *Datacenter) elect(c *cluster) {
+	alive := func(m *member) bool { return d.alive(m.vm) }
+	if slices.ContainsFunc(c.members, func(m *member) bool { return m.id == c.leader && alive(m) }) {
+		return
+	}
+	c.leader = 0
+	if i := slices.IndexFunc(c.members, alive); i >= 0 {
+		c.leader = c.members[i].id
+	}
 }
 
 // MoveLeader makes a member the leader.

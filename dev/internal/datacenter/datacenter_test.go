@@ -172,7 +172,7 @@ func TestTalosCluster(t *testing.T) {
 	s.Delete(key("cp-0"))
 	s.Eventually(s.nodes).Should(gomega.HaveKeyWithValue("cp-0", "Unknown"))
 	s.Expect(s.up()).To(gomega.BeTrue())
-	s.Expect(s.members()).To(gomega.Equal("cp-0*! cp-1 cp-2"))
+	s.Expect(s.members()).To(gomega.Equal("cp-0! cp-1* cp-2"))
 	s.Expect(s.RemoveMember(testCluster, s.Etcd(testCluster)[0].ID)).To(gomega.Succeed())
 	s.Expect(s.members()).To(gomega.Equal("cp-1* cp-2"))
 	// One of two is not.
@@ -211,7 +211,7 @@ func TestLeave(t *testing.T) {
 func TestKubeadm(t *testing.T) {
 	s := newSite(t, clock.RealClock{}, 0)
 	s.run("cp-1", true, Boot{UserData: []byte("#cloud-config\nruncmd: [kubeadm join]"), KubernetesVersion: "v1.35.1"})
-	s.run("cp-0", true, Boot{UserData: []byte("## template: jinja\n#cloud-config\nruncmd: [kubeadm init] # provider-id"), KubernetesVersion: "v1.35.1"})
+	s.run("cp-0", true, Boot{UserData: []byte("## template: jinja\n#cloud-config\nruncmd: [kubeadm init --config /run/kubeadm/kubeadm.yaml] # provider-id"), KubernetesVersion: "v1.35.1"})
 	s.Eventually(s.members).Should(gomega.Equal("cp-0* cp-1"))
 	s.Expect(s.up()).To(gomega.BeFalse(), "without an authority")
 	bundle, err := newBundle()

@@ -43,7 +43,7 @@ func newGuest(spec Spec, boot Boot) guest {
 	if isCloudInit(boot.UserData) {
 		return guest{
 			kind: kubeadm, hostname: spec.Key.Name, kubelet: boot.KubernetesVersion,
-			initsCluster: bytes.Contains(boot.UserData, []byte("kubeadm init")),
+			initsCluster: bytes.Contains(boot.UserData, []byte("kubeadm init --config")),
 			// The templates of the Proxmox provider hand the id to the kubelet.
 			providerID: boot.ProviderIDInMetadata || bytes.Contains(boot.UserData, []byte("provider-id")),
 		}

@@ -8,16 +8,17 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/gorilla/websocket"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	portforwardconstants "k8s.io/apimachinery/pkg/util/portforward"
 	"k8s.io/client-go/tools/portforward"
 	"k8s.io/streaming/pkg/httpstream"
 	"k8s.io/streaming/pkg/httpstream/spdy"
 )
 
-// portForward upgrades the connection to SPDY; each pair of streams on it, one for errors and one for
-// data, is a connection to a port of the Pod. Clients that try WebSocket first are refused
-// with an error that makes them fall back to SPDY.
+// portForward upgrades the connection to SPDY, or to a WebSocket with SPDY in it, which clients try first;
+// each pair of streams on it, one for errors and one for data, is a connection to a port of the Pod.
 func (a *api) portForward(w http.ResponseWriter, q request) error {
 	if _, err := a.store.get(q.resource, q.key); err != nil {
 		return err
@@ -26,16 +27,10 @@ func (a *api) portForward(w http.ResponseWriter, q request) error {
 	if handle == nil {
 		return apierrors.NewServiceUnavailable(fmt.Sprintf("nothing runs in pod %s", q.key))
 	}
-	if q.Method != http.MethodPost || q.ProtoMajor != 1 {
-		return apierrors.NewBadRequest("port forwarding is over SPDY only: POST with Upgrade: SPDY/3.1")
-	}
-	if _, err := httpstream.Handshake(q.Request, w, []string{portforward.PortForwardProtocolV1Name}); err != nil {
-		return nil // it has answered
-	}
 	streams := make(chan httpstream.Stream)
 	done := make(chan struct{})
 	defer close(done)
-	conn := spdy.NewResponseUpgrader().UpgradeResponse(w, q.Request, func(stream httpstream.Stream, _ <-chan struct{}) error {
+	conn, err := upgrade(w, q.Request, func(stream httpstream.Stream, _ <-chan struct{}) error {
 		kind := stream.Headers().Get(corev1.StreamType)
 		if kind != corev1.StreamTypeError && kind != corev1.StreamTypeData {
 			return fmt.Errorf("stream type %q", kind)
@@ -49,8 +44,8 @@ func (a *api) portForward(w http.ResponseWriter, q request) error {
 		}
 		return nil
 	})
-	if conn == nil {
-		return nil // it has answered
+	if err != nil || conn == nil {
+		return err
 	}
 	defer func() { _ = conn.Close() }()
 
@@ -72,6 +67,25 @@ func (a *api) portForward(w http.ResponseWriter, q request) error {
 			go handle(q.key.Namespace, q.key.Name, port, forward(conn, stream, problem))
 		}
 	}
+}
+
+// upgrade makes a connection of streams from a request. Without an error and a connection it has answered.
+func upgrade(w http.ResponseWriter, req *http.Request, onStream httpstream.NewStreamHandler) (httpstream.Connection, error) {
+	if websocket.IsWebSocketUpgrade(req) {
+		upgrader := websocket.Upgrader{Subprotocols: []string{portforwardconstants.WebsocketsSPDYTunnelingPortForwardV1}}
+		conn, err := upgrader.Upgrade(w, req, nil)
+		if err != nil {
+			return nil, nil //nolint:nilerr // it has answered
+		}
+		return spdy.NewServerConnection(portforward.NewTunnelingConnection("server", conn), onStream)
+	}
+	if req.Method != http.MethodPost || req.ProtoMajor != 1 {
+		return nil, apierrors.NewBadRequest("port forwarding is over SPDY only: POST with Upgrade: SPDY/3.1, or WebSocket")
+	}
+	if _, err := httpstream.Handshake(req, w, []string{portforward.PortForwardProtocolV1Name}); err != nil {
+		return nil, nil //nolint:nilerr // it has answered
+	}
+	return spdy.NewResponseUpgrader().UpgradeResponse(w, req, onStream), nil
 }
 
 // forward connects a stream with a connection, which it returns. The two directions end on
