@@ -57,9 +57,13 @@ test-race: assets
 	@hack/test.sh --race-all
 
 .PHONY: bench
-bench: envtest ## Measure renders, and a fleet of 500 overlays against a real API server
+bench: assets bench-devcluster ## Measure renders, a fleet of 500 overlays, and the local management cluster
 	go test -run '^$$' -bench . -benchmem ./internal/render/
 	CAPSTAN_BENCH=1 go test -count=1 -timeout 60m -v -run TestFleet ./internal/bench/
+
+.PHONY: bench-devcluster
+bench-devcluster: assets ## Measure the local management cluster alone: the sample fleet, and 100 clusters
+	cd dev && CAPSTAN_BENCH=1 go test -count=1 -timeout 60m -v -run TestBench .
 
 .PHONY: generate
 generate: controller-gen ## Write deep copies and CRDs from the types in api/

@@ -141,7 +141,7 @@ func sample(t *testing.T, overlay, name string) *env {
 
 func newEnv(t *testing.T, name string) *env {
 	e := &env{T: t, WithT: gomega.NewWithT(t), ctx: t.Context(), name: name, namespace: name + "-talos"}
-	e.SetDefaultEventuallyTimeout(2 * time.Minute)
+	e.SetDefaultEventuallyTimeout(4 * time.Minute) // on a busy machine
 	e.SetDefaultEventuallyPollingInterval(200 * time.Millisecond)
 	return e
 }

@@ -25,13 +25,13 @@ type cluster struct {
 	Workers      counts `json:"workers"`
 }
 
-// counts are of machines.
+// counts are of machines. Ready rather than available: the Talos control plane does not tell the latter.
 type counts struct {
-	Available int64 `json:"available"`
-	Desired   int64 `json:"desired"`
+	Ready   int64 `json:"ready"`
+	Desired int64 `json:"desired"`
 }
 
-func (c counts) String() string { return fmt.Sprintf("%d/%d", c.Available, c.Desired) }
+func (c counts) String() string { return fmt.Sprintf("%d/%d", c.Ready, c.Desired) }
 
 func listClusters(ctx context.Context, kubeconfig string) ([]cluster, error) {
 	config, err := clientcmd.BuildConfigFromFlags("", kubeconfig)
@@ -71,7 +71,7 @@ func summarize(o unstructured.Unstructured) cluster {
 }
 
 func countsOf(o unstructured.Unstructured, of string) (c counts) {
-	c.Available, _, _ = unstructured.NestedInt64(o.Object, "status", of, "availableReplicas")
+	c.Ready, _, _ = unstructured.NestedInt64(o.Object, "status", of, "readyReplicas")
 	c.Desired, _, _ = unstructured.NestedInt64(o.Object, "status", of, "desiredReplicas")
 	return c
 }
