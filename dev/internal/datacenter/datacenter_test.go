@@ -77,6 +77,11 @@ func talosConfigs(t *testing.T) func(machine.Type) []byte {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return talosConfigsWith(t, bundle)
+}
+
+func talosConfigsWith(t *testing.T, bundle *secrets.Bundle) func(machine.Type) []byte {
+	t.Helper()
 	input, err := generate.NewInput("c", "https://10.0.0.1:6443", "1.34.4",
 		generate.WithSecretsBundle(bundle), generate.WithVersionContract(config.TalosVersion1_12))
 	if err != nil {
@@ -207,6 +212,28 @@ func TestLeave(t *testing.T) {
 	s.Expect(s.MoveLeader(testCluster, 99)).To(gomega.MatchError(errNoMember))
 }
 
+// A machine that was given the secrets of another cluster runs, but joins neither etcd nor the API server.
+func TestStrangeSecrets(t *testing.T) {
+	s := newSite(t, clock.RealClock{}, 0)
+	s.run("cp-0", true, Boot{UserData: s.talos(machine.TypeControlPlane)})
+	s.Eventually(func() error { return s.Bootstrap(key("cp-0")) }).Should(gomega.Succeed())
+	s.Eventually(s.up).Should(gomega.BeTrue())
+
+	other, err := secrets.NewBundle(secrets.NewFixedClock(time.Now()), config.TalosVersion1_12)
+	s.Expect(err).NotTo(gomega.HaveOccurred())
+	strange := talosConfigsWith(t, other)
+	s.run("cp-1", true, Boot{UserData: strange(machine.TypeControlPlane)})
+	s.run("w-0", false, Boot{UserData: strange(machine.TypeWorker)})
+	s.run("w-1", false, Boot{UserData: s.talos(machine.TypeWorker)})
+	s.Eventually(s.nodes).Should(gomega.HaveKeyWithValue("w-1", "True"))
+	for _, name := range []string{"cp-1", "w-0"} {
+		s.Eventually(func() string { vm, _ := s.Get(key(name)); return string(vm.Phase) + ": " + vm.Problem }).
+			Should(gomega.Equal("Running: its machine configuration has another certificate authority than the cluster"))
+	}
+	s.Expect(s.members()).To(gomega.Equal("cp-0*"))
+	s.Expect(s.nodes()).To(gomega.HaveLen(2))
+}
+
 // kubeadm init makes a cluster by itself once its authority is known, and kubeadm join waits for it.
 func TestKubeadm(t *testing.T) {
 	s := newSite(t, clock.RealClock{}, 0)
@@ -291,6 +318,7 @@ func TestProviderID(t *testing.T) {
 	configs := talosConfigs(t)
 	plain := configs(machine.TypeWorker)
 	external := bytes.Replace(plain, []byte("\ncluster:\n"), []byte("\ncluster:\n    externalCloudProvider:\n        enabled: true\n"), 1)
+	byHand := bytes.Replace(plain, []byte("    kubelet:\n"), []byte("    kubelet:\n        extraArgs:\n            cloud-provider: external\n"), 1)
 	flag := bytes.Replace(plain, []byte("    kubelet:\n"), []byte("    kubelet:\n        extraArgs:\n            provider-id: x\n"), 1)
 	for name, tt := range map[string]struct {
 		data     []byte
@@ -300,6 +328,7 @@ func TestProviderID(t *testing.T) {
 		"metadata that nobody reads":    {plain, true, false},
 		"cloud provider, no metadata":   {external, false, false},
 		"cloud provider reads metadata": {external, true, true},
+		"cloud provider set by hand":    {byHand, true, true},
 		"flag":                          {flag, false, true},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -3,6 +3,7 @@ package datacenter
 import (
 	"bytes"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/siderolabs/talos/pkg/machinery/config/configloader"
@@ -16,7 +17,7 @@ type guest struct {
 	kubelet        string // version of the kubelet, with the v
 	providerID     bool   // the Node gets its provider id
 	labels         map[string]string
-	caCert, caKey  []byte // of the Kubernetes API; control plane only
+	caCert, caKey  []byte // of the Kubernetes API; workers have no key
 	initsCluster   bool   // kubeadm init
 	problem        string // why it never gets anywhere
 	left           bool   // has left etcd for good
@@ -66,13 +67,16 @@ func newGuest(spec Spec, boot Boot) guest {
 	_, g.kubelet, _ = strings.Cut(afterLast(config.Machine().Kubelet().Image(), "/"), ":")
 	g.labels = config.Machine().NodeLabels()
 	// Without a cloud controller that reads the metadata, or the flag, a Talos node has no provider id.
-	_, flag := config.Machine().Kubelet().ExtraArgs()["provider-id"]
-	g.providerID = flag || boot.ProviderIDInMetadata && config.Cluster().ExternalCloudProvider().Enabled()
+	// Talos turns its own setting into the same argument of the kubelet that people give by hand.
+	args := config.Machine().Kubelet().ExtraArgs()
+	_, flag := args["provider-id"]
+	external := config.Cluster().ExternalCloudProvider().Enabled() || slices.Contains(args["cloud-provider"], "external")
+	g.providerID = flag || boot.ProviderIDInMetadata && external
 	g.schedulesPlain = config.Cluster().ScheduleOnControlPlanes()
 	if config.Machine().Type().IsControlPlane() != spec.ControlPlane {
 		g.problem = fmt.Sprintf("its Talos machine type is %s", config.Machine().Type())
 	}
-	if ca := config.Cluster().IssuingCA(); ca != nil && spec.ControlPlane {
+	if ca := config.Cluster().IssuingCA(); ca != nil {
 		g.caCert, g.caKey = ca.Crt, ca.Key
 	}
 	return g

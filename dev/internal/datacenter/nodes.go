@@ -18,7 +18,7 @@ func (d *Datacenter) settleNodes(ctx context.Context, c *cluster, api client.Cli
 	var register, report []*corev1.Node
 	var unhealthy []bool
 	for _, v := range d.vmsOf(c.key) {
-		if v.Phase != Running || v.ControlPlane && v.guest.left {
+		if v.Phase != Running || c.strange(v) || v.ControlPlane && v.guest.left {
 			continue
 		}
 		// A control-plane kubelet waits for its own API server, others for any.

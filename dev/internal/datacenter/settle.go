@@ -1,9 +1,11 @@
 package datacenter
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"crypto/tls"
+	"encoding/pem"
 	"slices"
 
 	"k8s.io/apimachinery/pkg/types"
@@ -20,6 +22,9 @@ func (d *Datacenter) settle(ctx context.Context, key types.NamespacedName) {
 	vms := d.vmsOf(key)
 	for _, v := range vms {
 		d.finishBoot(v)
+		if v.Phase == Running && c.strange(v) {
+			v.Problem = "its machine configuration has another certificate authority than the cluster"
+		}
 		d.joinEtcd(c, v)
 	}
 	quorum, version := d.quorum(c), c.version()
@@ -83,7 +88,7 @@ func (d *Datacenter) finishBoot(v *vm) {
 
 // joinEtcd makes a running control-plane machine a member, when its turn has come.
 func (d *Datacenter) joinEtcd(c *cluster, v *vm) {
-	if !v.ControlPlane || v.Phase != Running || v.guest.left ||
+	if !v.ControlPlane || v.Phase != Running || v.guest.left || c.strange(v) ||
 		slices.ContainsFunc(c.members, func(m *member) bool { return m.vm == v }) {
 		return
 	}
@@ -115,6 +120,16 @@ func (c *cluster) version() string {
 		return ""
 	}
 	return c.members[0].vm.guest.kubelet
+}
+
+// strange tells whether a Talos machine was configured with the secrets of another cluster than its own:
+// those of a bundle that was lost and generated anew. Then etcd and the API server don't let it in.
+func (c *cluster) strange(v *vm) bool {
+	if c.authority == nil || v.guest.kind != talos {
+		return false
+	}
+	block, _ := pem.Decode(v.guest.caCert)
+	return block == nil || !bytes.Equal(block.Bytes, c.authority.Certificate[0])
 }
 
 // authorityOf takes the certificate authority from the machine configurations of the control plane.
