@@ -13,6 +13,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"sigs.k8s.io/yaml"
 )
 
 // TestPackageComments checks that every package says once what it is.
@@ -212,4 +214,80 @@ func readFile(t *testing.T, name string) string {
 		t.Fatal(err)
 	}
 	return string(content)
+}
+
+// TestLinks checks that what the documents link to within the repository is there.
+func TestLinks(t *testing.T) {
+	link := regexp.MustCompile(`\]\(([^)#\s]+)(#[^)]*)?\)`)
+	documents, err := exec.Command("git", "ls-files", "*.md").Output()
+	if err != nil {
+		t.Fatalf("git ls-files: %v", err)
+	}
+	for _, document := range strings.Fields(string(documents)) {
+		content, err := os.ReadFile(document)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, m := range link.FindAllStringSubmatch(string(content), -1) {
+			if strings.Contains(m[1], "://") {
+				continue
+			}
+			if _, err := os.Stat(filepath.Join(filepath.Dir(document), m[1])); err != nil {
+				t.Errorf("%s links to %s: %v", document, m[1], err)
+			}
+		}
+	}
+}
+
+// TestResourcesReference checks that the reference names every field of the custom resources.
+func TestResourcesReference(t *testing.T) {
+	reference, err := os.ReadFile("docs/reference/resources.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	definitions, err := filepath.Glob("charts/capstan/crds/*.yaml")
+	if err != nil || len(definitions) == 0 {
+		t.Fatalf("definitions: %v, %v", definitions, err)
+	}
+	type schema struct {
+		Properties map[string]*schema
+		Items      *schema
+	}
+	var check func(definition, path string, s *schema)
+	check = func(definition, path string, s *schema) {
+		for name, property := range s.Properties {
+			p := path + name
+			if !strings.Contains(string(reference), "`"+p+"`") {
+				t.Errorf("docs/reference/resources.md does not name %s of %s", p, definition)
+			}
+			if name == "conditions" {
+				continue
+			}
+			check(definition, p+".", property)
+			if property.Items != nil {
+				check(definition, p+"[].", property.Items)
+			}
+		}
+	}
+	for _, definition := range definitions {
+		content, err := os.ReadFile(definition)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var crd struct {
+			Spec struct {
+				Versions []struct {
+					Schema struct{ OpenAPIV3Schema *schema }
+				}
+			}
+		}
+		if err := yaml.Unmarshal(content, &crd); err != nil {
+			t.Fatal(err)
+		}
+		for _, version := range crd.Spec.Versions {
+			for _, part := range []string{"spec", "status"} {
+				check(definition, part+".", version.Schema.OpenAPIV3Schema.Properties[part])
+			}
+		}
+	}
 }
