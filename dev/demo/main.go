@@ -30,8 +30,8 @@ const namespace = "capstan-system"
 const machineBoot = 2 * time.Second
 
 func main() {
-	// SIGPIPE as well: a closed pipe would end the demo on the spot and leave everything behind.
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGPIPE)
+	signal.Ignore(syscall.SIGPIPE) // a pipe that is closed would end the demo on the spot and leave everything behind
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
 	err := run(ctx)
 	stop()
 	if err != nil {
@@ -78,12 +78,14 @@ func run(ctx context.Context) (err error) {
 	return errors.Join(err, os.RemoveAll(d.dir))
 }
 
-func say(format string, args ...any) { fmt.Printf("==> "+format+"\n", args...) }
+// say prints a line, below a ^C if need be.
+func say(format string, args ...any) { fmt.Printf("\r==> "+format+"\n", args...) }
 
 // show starts everything, shows it until ctx ends, and stops it. Parts that end by
 // themselves call fail, which ends ctx.
 func (d *demo) show(ctx context.Context, fail func(error)) (err error) {
 	defer func() { say("stopped; removing %s", d.dir) }()
+	defer context.AfterFunc(ctx, func() { say("stopping") })()
 	stopCluster, err := d.startCluster(ctx, fail)
 	if err != nil {
 		return err
@@ -103,7 +105,6 @@ func (d *demo) show(ctx context.Context, fail func(error)) (err error) {
 		return err
 	}
 	defer stopAgent()
-	defer say("stopping")
 
 	say("creating the namespaces of the clusters, each with the credentials for Proxmox")
 	if err := d.createCredentials(ctx); err != nil {
