@@ -6,6 +6,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -64,24 +65,65 @@ var contracts = map[string]map[string]string{
 	"talosconfigs.bootstrap.cluster.x-k8s.io":          {"cluster.x-k8s.io/v1alpha3": "v1alpha3", "cluster.x-k8s.io/v1alpha4": "v1alpha3", "cluster.x-k8s.io/v1beta1": "v1alpha3"},
 	"talosconfigtemplates.bootstrap.cluster.x-k8s.io":  {"cluster.x-k8s.io/v1alpha3": "v1alpha3", "cluster.x-k8s.io/v1alpha4": "v1alpha3", "cluster.x-k8s.io/v1beta1": "v1alpha3"},
 
-	"infrastructure.cluster.x-k8s.io": {"cluster.x-k8s.io/v1beta1": "v1alpha2", "cluster.x-k8s.io/v1beta2": "v1alpha2"},
+	"proxmoxclusters.infrastructure.cluster.x-k8s.io":         {"cluster.x-k8s.io/v1beta1": "v1alpha2", "cluster.x-k8s.io/v1beta2": "v1alpha2"},
+	"proxmoxclustertemplates.infrastructure.cluster.x-k8s.io": {"cluster.x-k8s.io/v1beta1": "v1alpha2", "cluster.x-k8s.io/v1beta2": "v1alpha2"},
+	"proxmoxmachines.infrastructure.cluster.x-k8s.io":         {"cluster.x-k8s.io/v1beta1": "v1alpha2", "cluster.x-k8s.io/v1beta2": "v1alpha2"},
+	"proxmoxmachinetemplates.infrastructure.cluster.x-k8s.io": {"cluster.x-k8s.io/v1beta1": "v1alpha2", "cluster.x-k8s.io/v1beta2": "v1alpha2"},
+}
+
+// simulated are the versions in which the simulators know their kinds.
+var simulated = map[string]string{
+	"taloscontrolplanes.controlplane.cluster.x-k8s.io":        "v1alpha3",
+	"talosconfigs.bootstrap.cluster.x-k8s.io":                 "v1alpha3",
+	"talosconfigtemplates.bootstrap.cluster.x-k8s.io":         "v1alpha3",
+	"proxmoxclusters.infrastructure.cluster.x-k8s.io":         "v1alpha2",
+	"proxmoxclustertemplates.infrastructure.cluster.x-k8s.io": "v1alpha2",
+	"proxmoxmachines.infrastructure.cluster.x-k8s.io":         "v1alpha2",
+	"proxmoxmachinetemplates.infrastructure.cluster.x-k8s.io": "v1alpha2",
+	"inclusterippools.ipam.cluster.x-k8s.io":                  "v1alpha2",
+	"globalinclusterippools.ipam.cluster.x-k8s.io":            "v1alpha2",
 }
 
 // ReadCRDs reads the CustomResourceDefinitions of the YAML files at path, a file or a folder. Other
-// objects are passed over, so that a provider's release manifest can be given as it is.
+// objects are passed over, so that a provider's release manifest can be given as it is. A definition of a
+// kind that is simulated must store the version that the simulator knows.
 func ReadCRDs(path string) ([]*apiextensionsv1.CustomResourceDefinition, error) {
 	info, err := os.Stat(path)
 	if err != nil {
 		return nil, err
 	}
-	if !info.IsDir() {
-		return readFile(os.DirFS(filepath.Dir(path)), filepath.Base(path))
+	var crds []*apiextensionsv1.CustomResourceDefinition
+	if info.IsDir() {
+		crds, err = ReadCRDsFS(os.DirFS(path))
+	} else {
+		crds, err = readFile(os.DirFS(filepath.Dir(path)), filepath.Base(path))
 	}
-	crds, err := ReadCRDsFS(os.DirFS(path))
-	if err == nil && len(crds) == 0 {
-		err = fmt.Errorf("%s holds no CustomResourceDefinition", path)
+	if err != nil {
+		return nil, err
 	}
-	return crds, err
+	if len(crds) == 0 {
+		return nil, fmt.Errorf("%s holds no CustomResourceDefinition", path)
+	}
+	for _, crd := range crds {
+		if err := checkVersion(crd); err != nil {
+			return nil, fmt.Errorf("%s: %w", path, err)
+		}
+	}
+	return crds, nil
+}
+
+func checkVersion(crd *apiextensionsv1.CustomResourceDefinition) error {
+	want, ok := simulated[crd.Name]
+	if !ok {
+		return nil
+	}
+	for _, v := range crd.Spec.Versions {
+		if v.Storage && v.Name != want {
+			return fmt.Errorf("the definition of %s stores %s, but the simulator works with %s: take it from a release of the provider that stores that",
+				crd.Spec.Names.Kind, v.Name, want)
+		}
+	}
+	return nil
 }
 
 // ReadCRDsFS reads the CustomResourceDefinitions of the YAML files at the root of a file system.
@@ -109,22 +151,43 @@ func readFile(files fs.FS, name string) ([]*apiextensionsv1.CustomResourceDefini
 	if err != nil {
 		return nil, err
 	}
-	var out []*apiextensionsv1.CustomResourceDefinition
-	err = eachDocument(content, func(kind string, document []byte) error {
-		if kind != "CustomResourceDefinition" {
-			return nil
-		}
-		crd := &apiextensionsv1.CustomResourceDefinition{}
-		if err := yaml.Unmarshal(document, crd); err != nil {
-			return err
-		}
-		out = append(out, crd)
-		return nil
-	})
+	out, err := readDocuments(content)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", name, err)
 	}
 	return out, nil
+}
+
+func readDocuments(content []byte) (out []*apiextensionsv1.CustomResourceDefinition, err error) {
+	err = eachDocument(content, func(kind string, document []byte) error {
+		switch kind {
+		case "CustomResourceDefinition":
+			crd := &apiextensionsv1.CustomResourceDefinition{}
+			if err := yaml.Unmarshal(document, crd); err != nil {
+				return err
+			}
+			if v := crd.APIVersion; v != apiextensionsv1.SchemeGroupVersion.String() {
+				return fmt.Errorf("the definition %s is of %s, which the API server does not serve any more", crd.Name, v)
+			}
+			out = append(out, crd)
+		case "List", "CustomResourceDefinitionList": // what kubectl get -o yaml prints
+			var list struct {
+				Items []json.RawMessage `json:"items"`
+			}
+			if err := yaml.Unmarshal(document, &list); err != nil {
+				return err
+			}
+			for _, item := range list.Items {
+				crds, err := readDocuments(item)
+				if err != nil {
+					return err
+				}
+				out = append(out, crds...)
+			}
+		}
+		return nil
+	})
+	return out, err
 }
 
 func eachDocument(content []byte, f func(kind string, document []byte) error) error {
@@ -175,10 +238,12 @@ func converted(crd *apiextensionsv1.CustomResourceDefinition) bool {
 // labels that it lacks and leads conversion here. Where nobody here converts, only the stored version
 // is served: an object of another version is refused instead of being stored with holes.
 func Prepare(crd *apiextensionsv1.CustomResourceDefinition, endpoint Endpoint) {
+	// Of one that comes from another API server only this counts.
+	crd.ObjectMeta = metav1.ObjectMeta{Name: crd.Name, Labels: crd.Labels, Annotations: crd.Annotations}
 	crd.Status = apiextensionsv1.CustomResourceDefinitionStatus{}
 	labels := contracts[crd.Name]
 	if labels == nil {
-		labels = contracts[crd.Spec.Group]
+		labels = contracts[crd.Spec.Group] // all kinds of Cluster API's own groups
 	}
 	for key, value := range labels {
 		if _, ok := crd.Labels[key]; !ok {
