@@ -36,7 +36,7 @@ build: ## Build bin/capstan
 	go build -ldflags '-X main.version=$(VERSION)' -o bin/.capstan.tmp.$$$$ ./cmd/agent && mv bin/.capstan.tmp.$$$$ bin/capstan
 
 .PHONY: demo
-demo: assets build ## Show Capstan at work: API server, Git repository, agent; Ctrl-C ends it
+demo: assets build ## Show Capstan at work: Cluster API with simulated machines, Git, agent; Ctrl-C ends it
 	@echo "building the demo"
 	@cd dev && go build -o ../bin/.capstan-demo.tmp.$$$$ ./demo && mv ../bin/.capstan-demo.tmp.$$$$ ../bin/capstan-demo
 	@exec bin/capstan-demo
