@@ -89,8 +89,8 @@ func Setup(ctx context.Context, mgr ctrl.Manager, connectable func(ctx context.C
 		SecretClient: patientReader{secrets, connectable},
 		Cache:        setup.ClusterCacheCacheOptions(),
 		Client:       setup.ClusterCacheClientOptions(name, 20, 30),
-		// Workers may wait for machines to boot, so there are as many as in the original.
-	}, controller.Options{MaxConcurrentReconciles: 100})
+		// A worker waits while its cluster boots, so there are enough for many clusters.
+	}, controller.Options{MaxConcurrentReconciles: 1000})
 	if err != nil {
 		return Core{}, fmt.Errorf("ClusterCache: %w", err)
 	}
