@@ -47,7 +47,9 @@ const syncPeriod = 10 * time.Minute
 // NewManager returns the manager that everything shares, with the caches and clients of the original.
 func NewManager(c *rest.Config, scheme *runtime.Scheme, hooks webhook.Server, opts Options) (ctrl.Manager, error) {
 	// The gates are the process's; all others are as in the original.
-	if err := feature.MutableGates.SetFromMap(map[string]bool{"ClusterTopology": true, "ReconcilerRateLimiting": !opts.Hurry}); err != nil {
+	if err := feature.MutableGates.SetFromMap(map[string]bool{
+		"ClusterTopology": true, "KubeadmBootstrapFormatIgnition": true, "ReconcilerRateLimiting": !opts.Hurry,
+	}); err != nil {
 		return nil, err
 	}
 	return ctrl.NewManager(c, ctrl.Options{

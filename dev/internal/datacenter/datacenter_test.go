@@ -288,6 +288,24 @@ func TestBootTakesTime(t *testing.T) {
 	}
 }
 
+// Ignition says the same as cloud-init, in data URLs.
+func TestIgnition(t *testing.T) {
+	for name, tt := range map[string]struct {
+		data              string
+		inits, providerID bool
+	}{
+		"init": {`{"storage":{"files":[{"path":"/etc/kubeadm.sh","contents":{"source":"data:,kubeadm%20init%20--config%20%2Fetc%2Fkubeadm.yml"}}]}}`, true, false},
+		"join": {`{"storage":{"files":[{"contents":{"source":"data:,kubeadm%20join"}},{"contents":{"source":"data:,name%3A%20provider-id"}}]}}`, false, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			g := newGuest(Spec{}, Boot{UserData: []byte(tt.data)})
+			if g.kind != kubeadm || g.problem != "" || g.initsCluster != tt.inits || g.providerID != tt.providerID {
+				t.Errorf("got %+v", g)
+			}
+		})
+	}
+}
+
 // What a real machine chokes on keeps the simulated one from booting, and says why.
 func TestGuestProblems(t *testing.T) {
 	configs := talosConfigs(t)

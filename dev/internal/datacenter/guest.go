@@ -3,6 +3,7 @@ package datacenter
 import (
 	"bytes"
 	"fmt"
+	"net/url"
 	"slices"
 	"strings"
 
@@ -42,11 +43,12 @@ func (nocloud) InContainer() bool     { return false }
 // error: nobody tells the provider.
 func newGuest(spec Spec, boot Boot) guest {
 	if isCloudInit(boot.UserData) {
+		script := scriptOf(boot.UserData)
 		return guest{
 			kind: kubeadm, hostname: spec.Key.Name, kubelet: boot.KubernetesVersion,
-			initsCluster: bytes.Contains(boot.UserData, []byte("kubeadm init --config")),
+			initsCluster: strings.Contains(script, "kubeadm init --config"),
 			// The templates of the Proxmox provider hand the id to the kubelet.
-			providerID: boot.ProviderIDInMetadata || bytes.Contains(boot.UserData, []byte("provider-id")),
+			providerID: boot.ProviderIDInMetadata || strings.Contains(script, "provider-id"),
 		}
 	}
 	g := guest{kind: talos, hostname: spec.Key.Name}
@@ -91,6 +93,16 @@ func isCloudInit(data []byte) bool {
 		}
 	}
 	return false
+}
+
+// scriptOf is the text of cloud-init or Ignition, whose files are data URLs.
+func scriptOf(data []byte) string {
+	if bytes.HasPrefix(bytes.TrimSpace(data), []byte("{")) {
+		if script, err := url.PathUnescape(string(data)); err == nil {
+			return script
+		}
+	}
+	return string(data)
 }
 
 func afterLast(s, sep string) string {
