@@ -192,6 +192,8 @@ type scope struct {
 	cluster  *clusterv1.Cluster
 	tcp      *api.TalosControlPlane
 	machines []*clusterv1.Machine
+	// hasTalosconfig is for talosconfig alone.
+	hasTalosconfig bool
 }
 
 // reconcileDelete deletes all machines at once, whatever becomes of the workers.

@@ -13,6 +13,7 @@ import (
 	clusterv1 "sigs.k8s.io/cluster-api/api/core/v1beta2"
 	"sigs.k8s.io/cluster-api/util/deprecated/v1beta1/conditions"
 	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"capstan.dev/capstan/dev/internal/datacenter"
 	"capstan.dev/capstan/dev/internal/talos/api"
@@ -21,8 +22,7 @@ import (
 // guest stands for a connection to the Talos API of a machine: it takes the cluster's talosconfig, an
 // address of the Machine, and a guest that answers.
 func (r *reconciler) guest(ctx context.Context, s *scope, m *clusterv1.Machine) (datacenter.VM, error) {
-	talosconfig := types.NamespacedName{Namespace: s.tcp.Namespace, Name: s.cluster.Name + "-talosconfig"}
-	if err := r.Get(ctx, talosconfig, &corev1.Secret{}); err != nil {
+	if err := s.talosconfig(ctx, r.Client); err != nil {
 		return datacenter.VM{}, err
 	}
 	if !slices.ContainsFunc(m.Status.Addresses, isIP) {
@@ -33,6 +33,18 @@ func (r *reconciler) guest(ctx context.Context, s *scope, m *clusterv1.Machine) 
 		return datacenter.VM{}, errors.New("rpc error: code = Unavailable desc = connection refused")
 	}
 	return vm, nil
+}
+
+// talosconfig reads the Secret with the certificates for the Talos API, once in a reconcile.
+func (s *scope) talosconfig(ctx context.Context, c client.Reader) error {
+	if !s.hasTalosconfig {
+		key := types.NamespacedName{Namespace: s.tcp.Namespace, Name: s.cluster.Name + "-talosconfig"}
+		if err := c.Get(ctx, key, &corev1.Secret{}); err != nil {
+			return err
+		}
+		s.hasTalosconfig = true
+	}
+	return nil
 }
 
 func isIP(a clusterv1.MachineAddress) bool {
