@@ -587,7 +587,7 @@ func TestDiscovery(t *testing.T) {
 			t.Errorf("%s: found %v, namespaced %v", name, found, got)
 		}
 	}
-	for _, name := range []string{"v1/bindings", "v1/componentstatuses", "policy/v1/evictions", "authentication.k8s.io/v1/tokenreviews"} {
+	for _, name := range []string{"v1/bindings", "v1/componentstatuses", "v1/apigroups", "policy/v1/evictions", "authentication.k8s.io/v1/tokenreviews"} {
 		if _, found := scopes[name]; found {
 			t.Errorf("%s is served, but is not stored", name)
 		}

@@ -11,7 +11,7 @@ import (
 )
 
 // serveDiscovery answers what is not about objects.
-func (a *api) serveDiscovery(w http.ResponseWriter, segments []string) {
+func (a *api) serveDiscovery(w http.ResponseWriter, segments []string, accept string) {
 	switch path := strings.Join(segments, "/"); {
 	case path == "":
 		writeJSON(w, http.StatusOK, metav1.RootPaths{Paths: a.paths()})
@@ -41,6 +41,8 @@ func (a *api) serveDiscovery(w http.ResponseWriter, segments []string) {
 		writeError(w, noSuchPath())
 	case segments[0] == "apis" && len(segments) == 3:
 		a.serveResources(w, schema.GroupVersion{Group: segments[1], Version: segments[2]})
+	case path == "openapi/v2":
+		serveOpenAPIV2(w, accept)
 	case path == "openapi/v3":
 		a.serveOpenAPIRoot(w)
 	case strings.HasPrefix(path, "openapi/v3/"):
@@ -128,6 +130,18 @@ func (a *api) serveResources(w http.ResponseWriter, gv schema.GroupVersion) {
 	writeJSON(w, http.StatusOK, list)
 }
 
+// serveOpenAPIV2 answers with a document without a single schema. kubectl asks for it when it finds a kind
+// that is not served, before it says so.
+func serveOpenAPIV2(w http.ResponseWriter, accept string) {
+	if strings.Contains(accept, "protobuf") {
+		w.Header().Set("Content-Type", "application/com.github.proto-openapi.spec.v2.v1.0+protobuf")
+		return // no bytes are a message without fields
+	}
+	writeJSON(w, http.StatusOK, map[string]any{
+		"swagger": "2.0", "info": map[string]string{"title": "Kubernetes"}, "paths": map[string]any{},
+	})
+}
+
 // serveOpenAPIRoot lists the documents that serveOpenAPI has.
 func (a *api) serveOpenAPIRoot(w http.ResponseWriter) {
 	paths := map[string]any{}
@@ -177,5 +191,6 @@ func (a *api) serveOpenAPI(w http.ResponseWriter, path string) {
 	}
 	writeJSON(w, http.StatusOK, map[string]any{
 		"openapi": "3.0.0", "info": map[string]string{"title": "Kubernetes", "version": a.cluster.gitVersion()}, "paths": operations,
+		"components": map[string]any{"schemas": map[string]any{}}, // kubectl explain would stumble over none
 	})
 }

@@ -51,7 +51,7 @@ func (a *api) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	case segments[0] == "apis" && len(segments) > 3:
 		a.serveObjects(w, req, schema.GroupVersion{Group: segments[1], Version: segments[2]}, segments[3:])
 	default:
-		a.serveDiscovery(w, segments)
+		a.serveDiscovery(w, segments, req.Header.Get("Accept"))
 	}
 }
 

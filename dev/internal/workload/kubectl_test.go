@@ -180,9 +180,15 @@ func TestKubectl(t *testing.T) {
 			t.Errorf("kubectl %s prints\n%s\nwant %s", step.args, out, step.want)
 		}
 	}
-	if out, err := k.try(t, "{apiVersion: v1, kind: ConfigMap, metadata: {name: x}, dataa: {}}", "create", "-f", "-"); err == nil ||
-		!strings.Contains(out, `unknown field "dataa"`) {
-		t.Errorf("creating what has an unknown field: %v\n%s", err, out)
+	for _, refused := range []struct{ args, input, want string }{
+		{"create -f -", "{apiVersion: v1, kind: ConfigMap, metadata: {name: x}, dataa: {}}", `unknown field "dataa"`},
+		{"apply -f -", "{apiVersion: example.org/v1, kind: Gizmo, metadata: {name: x}}", `no matches for kind "Gizmo" in version "example.org/v1"`},
+		{"explain pods", "", "not found in OpenAPI schema"},
+	} {
+		out, err := k.try(t, refused.input, strings.Fields(refused.args)...)
+		if err == nil || !strings.Contains(out, refused.want) {
+			t.Errorf("kubectl %s of %q: %v, want %s\n%s", refused.args, refused.input, err, refused.want, out)
+		}
 	}
 }
 

@@ -75,7 +75,8 @@ func builtinResources(scheme *runtime.Scheme) map[schema.GroupResource]*resource
 	resources := map[schema.GroupResource]*resource{}
 	for gvk, goType := range scheme.AllKnownTypes() {
 		if strings.ContainsAny(strings.TrimPrefix(gvk.Version, "v"), "abcdefghijklmnopqrstuvwxyz_") ||
-			!scheme.Recognizes(gvk.GroupVersion().WithKind(gvk.Kind+"List")) || gvk.Kind == "ComponentStatus" {
+			!scheme.Recognizes(gvk.GroupVersion().WithKind(gvk.Kind+"List")) || gvk.Kind == "ComponentStatus" ||
+			gvk.Kind == "APIGroup" { // discovery's, as is its list
 			continue
 		}
 		plural, singular := meta.UnsafeGuessKindToResource(gvk)
