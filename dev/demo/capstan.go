@@ -22,13 +22,13 @@ func (d *demo) process(ctx context.Context, out, errOut io.Writer, args ...strin
 	return cmd
 }
 
-// startAgent runs the agent until stop is called.
-func (d *demo) startAgent(fail func(error)) (stop func(), err error) {
+// startAgent runs the agent until stop is called, which is after ctx has ended.
+func (d *demo) startAgent(ctx context.Context, fail func(error)) (stop func(), err error) {
 	log, err := os.Create(d.agentLog())
 	if err != nil {
 		return nil, err
 	}
-	ctx, cancel := context.WithCancel(context.Background())
+	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	cmd := d.process(ctx, log, log, "run", "--allow-local", "--leader-elect=false", "--cache-dir", filepath.Join(d.dir, "cache"),
 		"--metrics-address", "127.0.0.1:0", "--health-address", "0", "--log-format", "text")
 	if err := cmd.Start(); err != nil {

@@ -100,7 +100,7 @@ func (d *demo) show(ctx context.Context, fail func(error)) (err error) {
 	if err := d.installDefinitions(); err != nil {
 		return err
 	}
-	stopAgent, err := d.startAgent(fail)
+	stopAgent, err := d.startAgent(ctx, fail)
 	if err != nil {
 		return err
 	}
@@ -147,7 +147,7 @@ func (d *demo) startCluster(ctx context.Context, fail func(error)) (stop func() 
 			fail(fmt.Errorf("the management cluster ended: %w", err))
 		}
 	}()
-	stop = func() error { return errors.Join(cluster.Stop(), log.Close()) }
+	stop = func() error { return errors.Join(cluster.Stop(), log.Close()) } //nolint:contextcheck // ctx has ended by then
 	if err = d.connect(cluster); err != nil {
 		return nil, errors.Join(err, stop())
 	}
