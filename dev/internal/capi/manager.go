@@ -64,8 +64,9 @@ func NewManager(c *rest.Config, scheme *runtime.Scheme, hooks webhook.Server, op
 		Client:        setup.ManagerClientOptions(),
 		Metrics:       metricsserver.Options{BindAddress: "0"},
 		WebhookServer: hooks,
-		// What still runs when the context ends is cut off with the API server.
-		GracefulShutdownTimeout: ptr.To(5 * time.Second),
+		// What still runs when the context ends is cut off with the API server. More would not help: the
+		// ClusterCache can hang in the delivery of an event whose readers have gone.
+		GracefulShutdownTimeout: ptr.To(2 * time.Second),
 	})
 }
 
