@@ -165,6 +165,13 @@ func TestLife(t *testing.T) {
 	c.run(1, args("up --machine-boot 9s"), `--machine-boot "0s"`, "devcluster down")
 	c.run(1, args("up --port 1"), "--port", "devcluster down")
 	c.run(1, args("up --foreground"), "in use by process "+strconv.Itoa(first.PID))
+	// One that has not seen the other in time, either: it leaves the other's record alone.
+	for _, line := range []string{"serve", "serve --provider-crds /no/such/folder"} {
+		c.run(1, args(line), "in use by process "+strconv.Itoa(first.PID))
+		if r := c.status(0); r.PID != first.PID || r.State != "running" {
+			t.Errorf("after %s: %+v", line, r)
+		}
+	}
 	c.run(0, args("up --chaos api-delay=2ms --chaos webhook-down"), "api-delay=2ms webhook-down")
 	if r := c.status(0); r.Chaos != "api-delay=2ms webhook-down" {
 		t.Errorf("chaos %q", r.Chaos)
@@ -235,11 +242,12 @@ func awaitGone(t *testing.T, p process) {
 	}
 }
 
-// TestForeground checks that Ctrl-C ends one in the foreground, and down does.
+// TestForeground checks that Ctrl-C ends one in the foreground, and the end of the terminal, and down do.
 func TestForeground(t *testing.T) {
 	for name, end := range map[string]func(c *cli, cmd *exec.Cmd){
-		"Ctrl-C": func(c *cli, cmd *exec.Cmd) { c.signal(cmd, syscall.SIGINT) },
-		"down":   func(c *cli, _ *exec.Cmd) { c.run(0, args("down"), "stopped") },
+		"Ctrl-C":      func(c *cli, cmd *exec.Cmd) { c.signal(cmd, syscall.SIGINT) },
+		"no terminal": func(c *cli, cmd *exec.Cmd) { c.signal(cmd, syscall.SIGHUP) },
+		"down":        func(c *cli, _ *exec.Cmd) { c.run(0, args("down"), "stopped") },
 	} {
 		t.Run(name, func(t *testing.T) {
 			c := newCLI(t)
@@ -284,6 +292,37 @@ func TestInterruptedUp(t *testing.T) {
 	if r := c.status(1); r.State != "stopped" {
 		t.Errorf("status: %+v", r)
 	}
+}
+
+// TestSameProcessID checks that a process is not taken for an earlier one that had its id, as in a container
+// where every start has the same.
+func TestSameProcessID(t *testing.T) {
+	c := newCLI(t)
+	if err := host.OpenDir(c.dir); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command("sh", "-c", `echo "{\"pid\": $$, \"ready\": true}" >"$2/run.json" && exec "$1" up --foreground --dir "$2"`, "sh", binary, c.dir)
+	cmd.Dir, cmd.Env = c.root, c.env
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	ended := wait(cmd)
+	for state := ""; state != "starting"; {
+		if r, err := inspect(t.Context(), c.dir, time.Now()); err == nil {
+			state = r.State
+		}
+		if state == "running" {
+			t.Error("it is said to run before it does")
+			break
+		}
+		select {
+		case err := <-ended:
+			t.Fatalf("it ended: %v", err)
+		case <-time.After(5 * time.Millisecond):
+		}
+	}
+	c.signal(cmd, syscall.SIGINT)
+	<-ended
 }
 
 func wait(cmd *exec.Cmd) <-chan error {
@@ -400,8 +439,8 @@ metadata: {namespace: prod-talos, name: prod}
 status:
   phase: Provisioned
   conditions: [{type: Paused, status: "False"}, {type: Available, status: "True"}]
-  controlPlane: {desiredReplicas: 3, replicas: 4, availableReplicas: 3}
-  workers: {desiredReplicas: 5, replicas: 5, availableReplicas: 4}
+  controlPlane: {desiredReplicas: 3, replicas: 4, readyReplicas: 3}
+  workers: {desiredReplicas: 5, replicas: 5, readyReplicas: 4}
 `, `
 metadata: {namespace: new, name: dev}
 `} {

@@ -62,8 +62,12 @@ func serve(ctx context.Context, dir string, s settings, knobs chaos.Knobs, out i
 		Dir: dir, PID: os.Getpid(), Started: time.Now(), Knobs: knobs, MachineBoot: s.machineBoot, ProviderCRDs: s.providerCRDs,
 	}}
 	err = srv.run(ctx, s, asked, log)
-	if err == nil || srv.foreign(err) {
-		return err
+	if err == nil {
+		return nil
+	}
+	// Then it is the other's record, too, and why we failed is but a consequence.
+	if pid, inUse, userErr := host.User(dir); userErr == nil && inUse && pid != os.Getpid() {
+		return &host.InUseError{Dir: dir, PID: pid}
 	}
 	if ctx.Err() != nil {
 		srv.update(func(r *record) { r.Stopping = true })
@@ -151,12 +155,6 @@ func (srv *server) update(change func(*record)) {
 	if err := srv.record.write(); err != nil {
 		fmt.Fprintln(os.Stderr, "devcluster: "+err.Error())
 	}
-}
-
-// foreign tells whether err means that the folder, and so the record, is another process's.
-func (srv *server) foreign(err error) bool {
-	var inUse *host.InUseError
-	return errors.As(err, &inUse)
 }
 
 // openLog opens the log. Where its lines go in the foreground as well: a terminal could not keep up.

@@ -44,7 +44,12 @@ func newUpCommand(dir *string) *cobra.Command {
 				return &host.InUseError{Dir: *dir, PID: pid}
 			case running:
 				return change(ctx, cmd, *dir, pid, s, knobs)
-			case foreground:
+			}
+			// The next process may get the id of the last one, and is not to be taken for it.
+			if err := os.Remove(recordPath(*dir)); err != nil && !errors.Is(err, os.ErrNotExist) {
+				return err
+			}
+			if foreground {
 				return serve(ctx, *dir, s, knobs, cmd.OutOrStdout())
 			}
 			return start(ctx, cmd.OutOrStdout(), *dir, s)

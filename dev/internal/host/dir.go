@@ -111,7 +111,9 @@ func User(dir string) (pid int, inUse bool, err error) {
 	if ours, err := isOurs(dir); err != nil || !ours {
 		return 0, false, err
 	}
-	l, err := tryLock(dir)
+	// Shared: others who look at the same time are not to take us for the one who uses it, and what is in
+	// the file for their process id.
+	l, err := tryLock(dir, syscall.LOCK_SH)
 	if err != nil {
 		return 0, false, err
 	}
@@ -131,7 +133,7 @@ type lock struct {
 // little for someone who only looks whether it is.
 func acquire(ctx context.Context, dir string) (*lock, error) {
 	for try := 0; ; try++ {
-		l, err := tryLock(dir)
+		l, err := tryLock(dir, syscall.LOCK_EX)
 		if err != nil {
 			return nil, err
 		}
@@ -156,14 +158,14 @@ func acquire(ctx context.Context, dir string) (*lock, error) {
 	}
 }
 
-// tryLock opens the lock file, and locks it unless someone else holds it.
-func tryLock(dir string) (*lock, error) {
+// tryLock opens the lock file, and locks it in that way unless someone else's lock forbids it.
+func tryLock(dir string, how int) (*lock, error) {
 	path := filepath.Join(dir, lockName)
 	file, err := os.OpenFile(path, os.O_RDWR, 0)
 	if err != nil {
 		return nil, fmt.Errorf("lock the state folder: %w", err)
 	}
-	err = syscall.Flock(int(file.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
+	err = syscall.Flock(int(file.Fd()), how|syscall.LOCK_NB)
 	if errors.Is(err, syscall.EWOULDBLOCK) {
 		return &lock{file: file}, nil
 	}
