@@ -193,16 +193,22 @@ func (c *Cluster) awaitManager(ctx context.Context, mgr ctrl.Manager, server *ho
 	return server.StartedChecker()(nil)
 }
 
-// supervise ends everything when a part of it ends.
+// supervise ends everything when a part of it ends by itself.
 func (c *Cluster) supervise() {
+	var err error
 	select {
 	case <-c.stopped:
-		return
 	case <-c.host.Done():
-		c.err = c.host.Err()
-	case err := <-c.manager:
-		c.err = fmt.Errorf("the controllers ended: %w", err)
+		err = c.host.Err()
+	case managerErr := <-c.manager:
+		err = fmt.Errorf("the controllers ended: %w", managerErr)
 	}
+	select {
+	case <-c.stopped: // so that is why
+		return
+	default:
+	}
+	c.err = err
 	go func() { _ = c.Stop() }()
 }
 
