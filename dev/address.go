@@ -12,6 +12,7 @@ import (
 
 	"github.com/go-logr/logr"
 
+	"capstan.dev/capstan/dev/internal/host"
 	"capstan.dev/capstan/dev/internal/workload"
 )
 
@@ -25,17 +26,17 @@ func newCloud(dir string, log logr.Logger) (*workload.Cloud, error) {
 	}
 	address := strings.TrimSpace(string(content))
 	if _, _, err := net.SplitHostPort(address); address != "" && err != nil {
-		return nil, fmt.Errorf("%s holds no address (%w); remove the file, and export the kubeconfigs of workload clusters anew", file, err)
+		return nil, fmt.Errorf("%s holds no address (%w); remove it; kubeconfigs of workload clusters have to be exported anew then", file, err)
 	}
 	cloud, err := workload.New(workload.Options{Address: address, Log: log})
 	if errors.Is(err, syscall.EADDRINUSE) {
 		return nil, fmt.Errorf("port %s is taken (needed for the API servers of the workload clusters of %s, whose kubeconfigs name it): "+
-			"stop what uses it: %w", address, dir, err)
+			"stop what uses it, or remove %s and export these kubeconfigs anew: %w", address, dir, file, err)
 	}
 	return cloud, err
 }
 
 // keepAddress remembers where the workload clusters are.
 func keepAddress(dir string, cloud *workload.Cloud) error {
-	return os.WriteFile(filepath.Join(dir, "workload-address"), []byte(cloud.Address()+"\n"), 0o600)
+	return host.WriteFile(filepath.Join(dir, "workload-address"), []byte(cloud.Address()+"\n"))
 }

@@ -79,7 +79,7 @@ func Start(ctx context.Context, opts Options) (_ *Cluster, err error) {
 	}
 	run, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	c := &Cluster{cancel: cancel, manager: make(chan error, 1), stopped: make(chan struct{}), monkey: chaos.New(opts.Chaos)}
-	defer func() {
+	defer func() { //nolint:contextcheck // ctx may be what ended; Stop has a time limit of its own
 		if err != nil {
 			_ = server.Close()
 			if c.cloud != nil {
@@ -118,6 +118,9 @@ func Start(ctx context.Context, opts Options) (_ *Cluster, err error) {
 	}
 	c.running.Go(func() { c.manager <- mgr.Start(run) })
 	if err := c.awaitManager(ctx, mgr, server); err != nil {
+		return nil, err
+	}
+	if err := endpoint.Renew(ctx, mgr.GetClient(), c.cloud.Address()); err != nil {
 		return nil, err
 	}
 	c.monkey.OnChange(func(k chaos.Knobs) {

@@ -94,7 +94,7 @@ func (k *kubeadmEnv) settled(g gomega.Gomega, replicas int32, version string) {
 	for _, n := range []*int32{kcp.Status.Replicas, kcp.Status.ReadyReplicas, kcp.Status.AvailableReplicas, kcp.Status.UpToDateReplicas} {
 		g.Expect(n).To(gomega.HaveValue(gomega.Equal(replicas)))
 	}
-	g.Expect(kcp.Status.Version).To(gomega.Equal(version))
+	g.Expect(kcp.Status.Version).To(gomega.Equal(version)) //nolint:staticcheck // what kubectl shows
 	for _, c := range []string{
 		controlplanev1.KubeadmControlPlaneAvailableCondition, controlplanev1.KubeadmControlPlaneEtcdClusterHealthyCondition,
 		controlplanev1.KubeadmControlPlaneControlPlaneComponentsHealthyCondition, controlplanev1.KubeadmControlPlaneMachinesUpToDateCondition,

@@ -2,7 +2,10 @@ package dev
 
 import (
 	"context"
+	"net"
+	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -10,6 +13,8 @@ import (
 	"github.com/go-logr/logr"
 	"github.com/onsi/gomega"
 	corev1 "k8s.io/api/core/v1"
+	clusterv1 "sigs.k8s.io/cluster-api/api/core/v1beta2"
+	"sigs.k8s.io/cluster-api/util/secret"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 )
 
@@ -90,6 +95,69 @@ func (e *env) ready() int {
 		}
 	}
 	return n
+}
+
+// Where the port of the workload clusters is not to be had any more, one file is to be removed; the kubeconfigs
+// in Secrets then follow.
+func TestNewAddress(t *testing.T) {
+	dir := t.TempDir()
+	start := func() (*Cluster, error) {
+		ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
+		defer cancel()
+		return Start(ctx, Options{Dir: dir, BinDirs: binDirs(), Log: logr.Discard()})
+	}
+	first, err := start()
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &corev1.Secret{}
+	s.Namespace, s.Name = "default", "c-kubeconfig"
+	s.Labels = map[string]string{clusterv1.ClusterNameLabel: "c"}
+	s.Data = map[string][]byte{secret.KubeconfigDataName: []byte(
+		`{"apiVersion": "v1", "kind": "Config", "clusters": [{"name": "c", "cluster": {"server": "https://10.0.0.1:6443"}}]}`)}
+	expect := func(c *Cluster) {
+		t.Helper()
+		admin, err := client.New(c.RESTConfig(), client.Options{Scheme: admin.Scheme()})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if s.UID == "" {
+			err = admin.Create(t.Context(), s)
+		} else {
+			err = admin.Get(t.Context(), client.ObjectKeyFromObject(s), s)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !strings.Contains(string(s.Data[secret.KubeconfigDataName]), "server: https://"+c.cloud.Address()+"\n") {
+			t.Errorf("it does not lead to %s:\n%s", c.cloud.Address(), s.Data[secret.KubeconfigDataName])
+		}
+	}
+	expect(first)
+	if err := first.Stop(); err != nil {
+		t.Fatal(err)
+	}
+
+	other, err := net.Listen("tcp", first.cloud.Address())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer other.Close()
+	file := filepath.Join(dir, "workload-address")
+	if _, err := start(); err == nil || !strings.Contains(err.Error(), "remove "+file) {
+		t.Fatalf("start with the port taken: %v", err)
+	}
+	if err := os.Remove(file); err != nil {
+		t.Fatal(err)
+	}
+	second, err := start()
+	if err != nil {
+		t.Fatal(err)
+	}
+	expect(second)
+	if err := second.Stop(); err != nil {
+		t.Error(err)
+	}
 }
 
 // The version in the error messages and in the state folder is the one that go.mod requires.

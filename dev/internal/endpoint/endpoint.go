@@ -21,6 +21,7 @@ import (
 	clusterv1 "sigs.k8s.io/cluster-api/api/core/v1beta2"
 	"sigs.k8s.io/cluster-api/util/secret"
 	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/webhook"
 	"sigs.k8s.io/controller-runtime/pkg/webhook/admission"
 
@@ -46,21 +47,54 @@ func (h handler) Handle(_ context.Context, req admission.Request) admission.Resp
 	if err := json.Unmarshal(req.Object.Raw, s); err != nil {
 		return admission.Errored(http.StatusBadRequest, err)
 	}
-	cluster := s.Labels[clusterv1.ClusterNameLabel]
-	data := s.Data[secret.KubeconfigDataName]
-	if cluster == "" || s.Name != secret.Name(cluster, secret.Kubeconfig) || len(data) == 0 {
-		return admission.Allowed("")
-	}
-	led, err := lead(data, h.address, types.NamespacedName{Namespace: req.Namespace, Name: cluster})
+	s.Namespace = req.Namespace
+	led, err := leadSecret(s, h.address)
 	if err != nil {
 		return admission.Errored(http.StatusBadRequest, err)
 	}
-	if bytes.Equal(led, data) {
+	if led == nil {
 		return admission.Allowed("")
 	}
-	s.Data[secret.KubeconfigDataName] = led
 	// Only this one value is patched: the rest stays as it was sent, unknown fields included.
 	return admission.Patched("", jsonpatch.NewOperation("replace", "/data/"+secret.KubeconfigDataName, base64.StdEncoding.EncodeToString(led)))
+}
+
+// Renew leads the kubeconfigs that are there from an earlier start to address, should that have been another.
+func Renew(ctx context.Context, c client.Client, address string) error {
+	secrets := &corev1.SecretList{}
+	if err := c.List(ctx, secrets, client.HasLabels{clusterv1.ClusterNameLabel}); err != nil {
+		return fmt.Errorf("kubeconfigs of workload clusters: %w", err)
+	}
+	for i := range secrets.Items {
+		s := &secrets.Items[i]
+		led, err := leadSecret(s, address)
+		if err != nil {
+			return err
+		}
+		if led == nil {
+			continue
+		}
+		before := s.DeepCopy()
+		s.Data[secret.KubeconfigDataName] = led
+		if err := c.Patch(ctx, s, client.MergeFrom(before)); client.IgnoreNotFound(err) != nil {
+			return fmt.Errorf("lead Secret %s to %s: %w", client.ObjectKeyFromObject(s), address, err)
+		}
+	}
+	return nil
+}
+
+// leadSecret returns the kubeconfig that a Secret should have; nil if it is none of a kubeconfig or leads there.
+func leadSecret(s *corev1.Secret, address string) ([]byte, error) {
+	cluster := s.Labels[clusterv1.ClusterNameLabel]
+	data := s.Data[secret.KubeconfigDataName]
+	if cluster == "" || s.Name != secret.Name(cluster, secret.Kubeconfig) || len(data) == 0 {
+		return nil, nil
+	}
+	led, err := lead(data, address, types.NamespacedName{Namespace: s.Namespace, Name: cluster})
+	if err != nil || bytes.Equal(led, data) {
+		return nil, err
+	}
+	return led, nil
 }
 
 // lead points all clusters of a kubeconfig to the API server of the workload cluster.

@@ -36,7 +36,7 @@ type authority struct {
 func newAuthority(s *corev1.Secret, validity time.Duration) (*authority, error) {
 	certPEM, keyPEM := s.Data[secret.TLSCrtDataName], s.Data[secret.TLSKeyDataName]
 	if len(keyPEM) == 0 {
-		return nil, nil //nolint:nilnil // nil is the answer: there is none
+		return nil, nil // nil is the answer: there is none
 	}
 	ca, err := tls.X509KeyPair(certPEM, keyPEM)
 	if err != nil {
