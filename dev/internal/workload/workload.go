@@ -7,7 +7,7 @@
 // What the real one does and this one does not: admission and webhooks, authorization (whoever
 // has a certificate of the cluster's CA may do everything), schemas and conversion of custom
 // kinds, defaults but for a few, field selectors limited to known paths, lists in pages,
-// garbage collection by owner references, logs and exec.
+// garbage collection by owner references, logs, exec and scale.
 package workload
 
 import (
