@@ -247,6 +247,7 @@ func TestForeground(t *testing.T) {
 	for name, end := range map[string]func(c *cli, cmd *exec.Cmd){
 		"Ctrl-C":      func(c *cli, cmd *exec.Cmd) { c.signal(cmd, syscall.SIGINT) },
 		"no terminal": func(c *cli, cmd *exec.Cmd) { c.signal(cmd, syscall.SIGHUP) },
+		"no reader":   func(c *cli, cmd *exec.Cmd) { c.signal(cmd, syscall.SIGINT) },
 		"down":        func(c *cli, _ *exec.Cmd) { c.run(0, args("down"), "stopped") },
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -254,6 +255,9 @@ func TestForeground(t *testing.T) {
 			cmd := c.command("up", "--foreground")
 			var out bytes.Buffer
 			cmd.Stdout, cmd.Stderr = &out, &out
+			if name == "no reader" {
+				cmd.Stdout = closedPipe(t)
+			}
 			if err := cmd.Start(); err != nil {
 				t.Fatal(err)
 			}
@@ -264,7 +268,7 @@ func TestForeground(t *testing.T) {
 			if err := <-ended; err != nil {
 				t.Errorf("%v:\n%s", err, out.String())
 			}
-			if !strings.Contains(out.String(), "export KUBECONFIG=") {
+			if name != "no reader" && !strings.Contains(out.String(), "export KUBECONFIG=") {
 				t.Errorf("it printed:\n%s", out.String())
 			}
 			if r := c.status(1); r.State != "stopped" {
@@ -272,6 +276,20 @@ func TestForeground(t *testing.T) {
 			}
 		})
 	}
+}
+
+// closedPipe is the end to write to of a pipe that nobody reads.
+func closedPipe(t *testing.T) *os.File {
+	t.Helper()
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := r.Close(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = w.Close() })
+	return w
 }
 
 // TestInterruptedUp checks that Ctrl-C during up leaves nothing running.

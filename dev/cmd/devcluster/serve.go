@@ -52,6 +52,7 @@ func serve(ctx context.Context, dir string, s settings, knobs chaos.Knobs, out i
 	asked := make(chan os.Signal, 1)
 	signal.Notify(asked, changeChaos) // before the folder is ours: others then send it
 	defer signal.Stop(asked)
+	signal.Ignore(syscall.SIGPIPE) // nobody needs to read on what is printed in the foreground
 	log, closeLog, err := openLog(dir)
 	if err != nil {
 		return err

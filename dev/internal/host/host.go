@@ -133,6 +133,9 @@ func Start(ctx context.Context, opts Options) (_ *Host, err error) {
 	}
 
 	etcd, err := h.startEtcd(ctx, bin.etcd)
+	if err != nil && kept != (state{}) && ctx.Err() == nil {
+		err = fmt.Errorf("%w\nif its data are damaged, %s", err, wayOut(dir))
+	}
 	if err != nil {
 		return nil, err
 	}

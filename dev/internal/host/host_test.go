@@ -399,6 +399,16 @@ func TestDamagedState(t *testing.T) {
 		}
 		expectError(t, opts, "state.json is gone", "devcluster down --wipe --dir "+opts.Dir)
 	})
+	t.Run("data", func(t *testing.T) {
+		opts := options(t, t.TempDir())
+		writeState(t, opts, func(map[string]any) {})
+		snap := filepath.Join(opts.Dir, "etcd", "member", "snap")
+		if err := os.MkdirAll(snap, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		write(t, filepath.Join(snap, "db"), strings.Repeat("no database ", 4096))
+		expectError(t, opts, "etcd ended unexpectedly", "damaged", "devcluster down --wipe --dir "+opts.Dir)
+	})
 }
 
 func TestBinaries(t *testing.T) {
