@@ -340,7 +340,9 @@ func TestSameProcessID(t *testing.T) {
 		}
 	}
 	c.signal(cmd, syscall.SIGINT)
-	<-ended
+	if err := <-ended; err == nil || !strings.Contains(err.Error(), "exit status 1") {
+		t.Errorf("interrupted before it ran, it ended with %v", err)
+	}
 }
 
 func wait(cmd *exec.Cmd) <-chan error {
