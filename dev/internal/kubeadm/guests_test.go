@@ -66,7 +66,7 @@ func powerOn(t *testing.T, dc *datacenter.Datacenter, name string) {
 	t.Helper()
 	key := types.NamespacedName{Namespace: testCluster.Namespace, Name: name}
 	dc.Create(datacenter.Spec{Key: key, Cluster: testCluster, Machine: name, ControlPlane: true, Addresses: []string{"10.0.0.10"}})
-	if err := dc.PowerOn(key, datacenter.Boot{UserData: []byte("#cloud-config\nruncmd: [kubeadm init]\n"), KubernetesVersion: "v1.34.4"}); err != nil {
+	if err := dc.PowerOn(key, datacenter.Boot{UserData: []byte("#cloud-config\nruncmd: [kubeadm init --config /run/kubeadm/kubeadm.yaml]\n"), KubernetesVersion: "v1.34.4"}); err != nil {
 		t.Fatal(err)
 	}
 }
