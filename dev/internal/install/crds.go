@@ -27,6 +27,8 @@ import (
 	"sigs.k8s.io/cluster-api/core/setup"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/yaml"
+
+	"capstan.dev/capstan/dev/internal/proxmox/conversion"
 )
 
 // ModuleDir is the folder of the Cluster API module that this program was built from: its CRDs and
@@ -222,16 +224,27 @@ func Merge(base, instead []*apiextensionsv1.CustomResourceDefinition) []*apiexte
 	return out
 }
 
-// converted are the groups whose versions this process converts, unlike others.
-func converted(crd *apiextensionsv1.CustomResourceDefinition) bool {
+// converter is the path of the webhook of this process that converts the versions of a kind; empty if
+// none does.
+func converter(crd *apiextensionsv1.CustomResourceDefinition) string {
+	const clusterAPI = "/convert"
 	switch crd.Spec.Group {
 	case "cluster.x-k8s.io", "addons.cluster.x-k8s.io", "runtime.cluster.x-k8s.io":
-		return true
+		return clusterAPI
 	case "ipam.cluster.x-k8s.io":
-		return strings.HasPrefix(crd.Spec.Names.Kind, "IPAddress") // Cluster API's own, not the pools
+		if strings.HasPrefix(crd.Spec.Names.Kind, "IPAddress") { // not the pools
+			return clusterAPI
+		}
+	case "infrastructure.cluster.x-k8s.io":
+		if simulated[crd.Name] != "" {
+			return conversion.Path
+		}
 	default:
-		return strings.HasPrefix(crd.Spec.Names.Kind, "Kubeadm")
+		if strings.HasPrefix(crd.Spec.Names.Kind, "Kubeadm") {
+			return clusterAPI
+		}
 	}
+	return ""
 }
 
 // Prepare makes a CustomResourceDefinition ready for this management cluster: it adds the contract
@@ -251,7 +264,8 @@ func Prepare(crd *apiextensionsv1.CustomResourceDefinition, endpoint Endpoint) {
 		}
 	}
 	delete(crd.Annotations, "cert-manager.io/inject-ca-from")
-	if !converted(crd) {
+	path := converter(crd)
+	if path == "" {
 		crd.Spec.Conversion = &apiextensionsv1.CustomResourceConversion{Strategy: apiextensionsv1.NoneConverter}
 		for i := range crd.Spec.Versions {
 			crd.Spec.Versions[i].Served = crd.Spec.Versions[i].Storage
@@ -261,7 +275,7 @@ func Prepare(crd *apiextensionsv1.CustomResourceDefinition, endpoint Endpoint) {
 	crd.Spec.Conversion = &apiextensionsv1.CustomResourceConversion{
 		Strategy: apiextensionsv1.WebhookConverter,
 		Webhook: &apiextensionsv1.WebhookConversion{
-			ClientConfig:             &apiextensionsv1.WebhookClientConfig{URL: ptr.To(endpoint.URL + "/convert"), CABundle: endpoint.CABundle},
+			ClientConfig:             &apiextensionsv1.WebhookClientConfig{URL: ptr.To(endpoint.URL + path), CABundle: endpoint.CABundle},
 			ConversionReviewVersions: []string{"v1"},
 		},
 	}

@@ -125,7 +125,7 @@ spec:
 	}{
 		{
 			name: "proxmoxclusters.infrastructure.cluster.x-k8s.io", group: "infrastructure.cluster.x-k8s.io", kind: "ProxmoxCluster",
-			labels: map[string]string{"cluster.x-k8s.io/v1beta2": "v1alpha2"}, served: []bool{false, true},
+			labels: map[string]string{"cluster.x-k8s.io/v1beta2": "v1alpha2"}, served: []bool{true, true}, url: "https://127.0.0.1:1/convert-proxmox",
 		},
 		{
 			name: "dockerclusters.infrastructure.cluster.x-k8s.io", group: "infrastructure.cluster.x-k8s.io", kind: "DockerCluster",

@@ -16,10 +16,13 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation/field"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/webhook/admission"
+
+	"capstan.dev/capstan/dev/internal/proxmox/conversion"
 )
 
 func setupWebhooks(mgr ctrl.Manager) error {
 	server := mgr.GetWebhookServer()
+	server.Register(conversion.Path, http.HandlerFunc(conversion.Webhook))
 	for kind, handler := range map[string]admission.Handler{
 		"proxmoxcluster":         admission.HandlerFunc(allow),
 		"proxmoxclustertemplate": admission.HandlerFunc(allow),
