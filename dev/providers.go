@@ -51,15 +51,9 @@ func setupProviders(ctx context.Context, mgr ctrl.Manager, core capi.Core, cloud
 	return nil
 }
 
-// patience is how long the ClusterCache waits for a workload cluster before it tries to connect and, having
-// failed, waits for another 30 seconds.
-const patience = 10 * time.Minute
-
 // awaitConnectable returns when the API server of a workload cluster answers and its kubeconfig Secret is
 // there, or when that is not to be expected any more.
 func awaitConnectable(ctx context.Context, c client.Client, dc *datacenter.Datacenter, key types.NamespacedName) {
-	ctx, cancel := context.WithTimeout(ctx, patience)
-	defer cancel()
 	ticker := time.NewTicker(200 * time.Millisecond)
 	defer ticker.Stop()
 	for {

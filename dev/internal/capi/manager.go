@@ -41,6 +41,10 @@ type Options struct {
 	Log   logr.Logger
 }
 
+// patience is how long the ClusterCache waits for a workload cluster before it tries to connect and, having
+// failed, waits for another 30 seconds.
+const patience = 10 * time.Minute
+
 // syncPeriod is the original's.
 const syncPeriod = 10 * time.Minute
 
@@ -78,8 +82,8 @@ type Core struct {
 }
 
 // Setup registers the core controllers and webhooks. Before the ClusterCache connects to a workload
-// cluster for the first time it waits in connectable, at most until the context ends: after a failed
-// attempt it would wait 30 seconds, which is nothing beside real machines and much beside these.
+// cluster it waits in connectable, at most until the context ends: after a failed attempt it would wait
+// 30 seconds, which is nothing beside real machines and much beside these.
 func Setup(ctx context.Context, mgr ctrl.Manager, connectable func(ctx context.Context, cluster client.ObjectKey)) (Core, error) {
 	if err := index.AddDefaultIndexes(ctx, mgr); err != nil {
 		return Core{}, fmt.Errorf("indexes: %w", err)
@@ -92,8 +96,9 @@ func Setup(ctx context.Context, mgr ctrl.Manager, connectable func(ctx context.C
 		SecretClient: patientReader{secrets, connectable},
 		Cache:        setup.ClusterCacheCacheOptions(),
 		Client:       setup.ClusterCacheClientOptions(name, 20, 30),
-		// A worker waits while its cluster boots, so there are enough for many clusters.
-	}, controller.Options{MaxConcurrentReconciles: 1000})
+		// A worker waits while its cluster boots: there are enough for many clusters, and longer than the
+		// minute that Cluster API gives a reconcile.
+	}, controller.Options{MaxConcurrentReconciles: 1000, ReconciliationTimeout: patience + time.Minute})
 	if err != nil {
 		return Core{}, fmt.Errorf("ClusterCache: %w", err)
 	}
@@ -115,6 +120,8 @@ type patientReader struct {
 func (r patientReader) Get(ctx context.Context, key client.ObjectKey, obj client.Object, opts ...client.GetOption) error {
 	cluster := key
 	cluster.Name = clusterOf(key.Name)
-	r.connectable(ctx, cluster)
+	waiting, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	r.connectable(waiting, cluster)
 	return r.Reader.Get(ctx, key, obj, opts...)
 }
