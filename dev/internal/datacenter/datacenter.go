@@ -387,14 +387,15 @@ func (d *Datacenter) Delete(key types.NamespacedName) {
 	d.changed(key, v.Cluster)
 }
 
-// RemoveCluster forgets everything about a cluster that has no virtual machines any more.
+// RemoveCluster forgets everything about a cluster: another one of its name starts from nothing. Virtual
+// machines that it still has, because somebody took the finalizer off a ProxmoxMachine, go with it. Real
+// ones would run on, but as nobody's.
 func (d *Datacenter) RemoveCluster(key types.NamespacedName) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	for _, v := range d.vms {
-		if v.Cluster == key {
-			return
-		}
+	for _, v := range d.vmsOf(key) {
+		delete(d.vms, v.Key)
+		d.tell(v.Key, key)
 	}
 	delete(d.clusters, key)
 	d.opts.Cloud.Remove(key)
@@ -417,8 +418,11 @@ func (d *Datacenter) SetAuthority(key types.NamespacedName, certPEM, keyPEM []by
 	return nil
 }
 
-// errNoMember is for callers that name an etcd member which is not one.
-var errNoMember = errors.New("not a member of etcd")
+// Errors of etcd.
+var (
+	errNoMember = errors.New("not a member of etcd")
+	errNoQuorum = errors.New("etcdserver: request timed out") // its own words
+)
 
 // Etcd returns the members of a cluster's etcd, oldest first; none before it is bootstrapped.
 func (d *Datacenter) Etcd(key types.NamespacedName) []Member {
@@ -488,7 +492,7 @@ func (d *Datacenter) Leave(key types.NamespacedName) error {
 	return fmt.Errorf("machine %s: %w", key, errNoMember)
 }
 
-// RemoveMember removes a member, be it alive or dead.
+// RemoveMember removes a member, be it alive or dead. As all that changes etcd, it takes a quorum.
 func (d *Datacenter) RemoveMember(cluster types.NamespacedName, id uint64) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -500,6 +504,9 @@ func (d *Datacenter) remove(key types.NamespacedName, id uint64) error {
 	i := slices.IndexFunc(c.members, func(m *member) bool { return m.id == id })
 	if i < 0 {
 		return fmt.Errorf("cluster %s, etcd member %x: %w", key, id, errNoMember)
+	}
+	if !d.quorum(c) {
+		return fmt.Errorf("remove etcd member %x of cluster %s: %w", id, key, errNoQuorum)
 	}
 	// Its guest does not join again by itself: real ones have their data directory wiped or are on
 	// their way out.
@@ -540,7 +547,7 @@ func (d *Datacenter) MoveLeader(key types.NamespacedName, id uint64) error {
 // APIServerUp tells whether the cluster's API server answers: etcd has a quorum of healthy members.
 func (d *Datacenter) APIServerUp(key types.NamespacedName) bool {
 	d.mu.Lock()
+	defer d.mu.Unlock()
 	_, ok := d.clusters[key]
-	d.mu.Unlock()
 	return ok && d.opts.Cloud.Cluster(key).Serving()
 }

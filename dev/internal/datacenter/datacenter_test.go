@@ -180,14 +180,70 @@ func TestTalosCluster(t *testing.T) {
 	s.Expect(s.members()).To(gomega.Equal("cp-0! cp-1* cp-2"))
 	s.Expect(s.RemoveMember(testCluster, s.Etcd(testCluster)[0].ID)).To(gomega.Succeed())
 	s.Expect(s.members()).To(gomega.Equal("cp-1* cp-2"))
-	// One of two is not.
+	// One of two is not, and without a quorum nobody can be removed either.
 	s.Delete(key("cp-1"))
 	s.Eventually(s.up).Should(gomega.BeFalse())
+	s.Expect(s.RemoveMember(testCluster, s.Etcd(testCluster)[0].ID)).To(gomega.MatchError(errNoQuorum))
+	s.Expect(s.Leave(key("cp-2"))).To(gomega.MatchError(errNoQuorum))
 	s.Delete(key("cp-2"))
 	s.Delete(key("w-0"))
 	s.RemoveCluster(testCluster)
 	s.Expect(s.List()).To(gomega.BeEmpty())
 	s.Expect(s.Etcd(testCluster)).To(gomega.BeEmpty())
+}
+
+// A cluster of a name that another one had starts from nothing, whatever the other has left.
+func TestClusterMadeAgain(t *testing.T) {
+	s := newSite(t, clock.RealClock{}, 0)
+	s.run("cp-0", true, Boot{UserData: s.talos(machine.TypeControlPlane)})
+	s.Eventually(func() error { return s.Bootstrap(key("cp-0")) }).Should(gomega.Succeed())
+	s.Eventually(s.nodes).Should(gomega.HaveKeyWithValue("cp-0", "True"))
+	s.RemoveCluster(testCluster)
+	s.Expect(s.List()).To(gomega.BeEmpty())
+
+	other, err := secrets.NewBundle(secrets.NewFixedClock(time.Now()), config.TalosVersion1_12)
+	s.Expect(err).NotTo(gomega.HaveOccurred())
+	s.run("cp-1", true, Boot{UserData: talosConfigsWith(t, other)(machine.TypeControlPlane)})
+	s.Eventually(s.phase("cp-1")).Should(gomega.Equal(Running))
+	s.Expect(s.members()).To(gomega.BeEmpty())
+	s.Expect(s.Bootstrap(key("cp-1"))).To(gomega.Succeed())
+	s.Eventually(s.nodes).Should(gomega.Equal(map[string]string{"cp-1": "True"}))
+}
+
+// A machine takes over the Node of one that had its name: the end of the first is not told of the second.
+func TestNodeTakenOver(t *testing.T) {
+	s := newSite(t, clock.RealClock{}, 0)
+	s.run("cp-0", true, Boot{UserData: s.talos(machine.TypeControlPlane)})
+	s.Eventually(func() error { return s.Bootstrap(key("cp-0")) }).Should(gomega.Succeed())
+	s.run("w-0", false, Boot{UserData: s.talos(machine.TypeWorker)})
+	s.Eventually(s.nodes).Should(gomega.HaveKeyWithValue("w-0", "True"))
+	for _, gone := range []bool{true, false} { // the API server has been told of the end of the first, or not
+		s.Delete(key("w-0"))
+		if gone {
+			s.Eventually(s.nodes).Should(gomega.HaveKeyWithValue("w-0", "Unknown"))
+		}
+		s.run("w-0", false, Boot{UserData: s.talos(machine.TypeWorker)})
+		vm, _ := s.Get(key("w-0"))
+		s.Eventually(func() string {
+			node := &corev1.Node{}
+			if err := s.cloud.Cluster(testCluster).Client().Get(context.Background(), client.ObjectKey{Name: "w-0"}, node); err != nil {
+				return err.Error()
+			}
+			return node.Status.NodeInfo.SystemUUID
+		}).Should(gomega.Equal(vm.UUID))
+		s.run(fmt.Sprintf("later-%v", gone), false, Boot{UserData: s.talos(machine.TypeWorker)}) // something else happens
+		s.Eventually(s.nodes).Should(gomega.HaveKey(fmt.Sprintf("later-%v", gone)))
+		s.Expect(s.nodes()).To(gomega.HaveKeyWithValue("w-0", "True"))
+	}
+}
+
+// The first machine of the old type init makes the cluster by itself.
+func TestTalosInit(t *testing.T) {
+	s := newSite(t, clock.RealClock{}, 0)
+	s.run("cp-1", true, Boot{UserData: s.talos(machine.TypeControlPlane)})
+	s.run("cp-0", true, Boot{UserData: s.talos(machine.TypeInit)})
+	s.Eventually(s.members).Should(gomega.Equal("cp-0* cp-1"))
+	s.Eventually(s.nodes).Should(gomega.HaveLen(2))
 }
 
 // A member that has left does not come back by itself, and its Node, once deleted, neither.

@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/siderolabs/talos/pkg/machinery/config/configloader"
+	"github.com/siderolabs/talos/pkg/machinery/config/machine"
 	"github.com/siderolabs/talos/pkg/machinery/constants"
 )
 
@@ -19,7 +20,7 @@ type guest struct {
 	providerID     bool   // the Node gets its provider id
 	labels         map[string]string
 	caCert, caKey  []byte // of the Kubernetes API; workers have no key
-	initsCluster   bool   // kubeadm init
+	initsCluster   bool   // kubeadm init, or the Talos machine type init
 	problem        string // why it never gets anywhere
 	left           bool   // has left etcd for good
 	schedulesPlain bool   // a control-plane machine without the taint
@@ -75,6 +76,7 @@ func newGuest(spec Spec, boot Boot) guest {
 	external := config.Cluster().ExternalCloudProvider().Enabled() || slices.Contains(args["cloud-provider"], "external")
 	g.providerID = flag || boot.ProviderIDInMetadata && external
 	g.schedulesPlain = config.Cluster().ScheduleOnControlPlanes()
+	g.initsCluster = config.Machine().Type() == machine.TypeInit
 	if config.Machine().Type().IsControlPlane() != spec.ControlPlane {
 		g.problem = fmt.Sprintf("its Talos machine type is %s", config.Machine().Type())
 	}

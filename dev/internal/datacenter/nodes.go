@@ -27,6 +27,7 @@ func (d *Datacenter) settleNodes(ctx context.Context, c *cluster, api client.Cli
 		}
 		sick := d.opts.Chaos.NodeUnhealthy(v.Key.Namespace, v.Machine)
 		node := nodeOf(v, sick)
+		delete(c.lost, v.Hostname) // the Node of one that had its name is now its own
 		if !v.registered {
 			v.registered = true
 			register = append(register, node)
@@ -38,8 +39,11 @@ func (d *Datacenter) settleNodes(ctx context.Context, c *cluster, api client.Cli
 	d.mu.Unlock()
 
 	for _, node := range register {
-		// A Node that is there from before the restart of a VM of the same name is taken over.
-		if err := api.Create(ctx, node); err != nil && !apierrors.IsAlreadyExists(err) {
+		err := api.Create(ctx, node)
+		if apierrors.IsAlreadyExists(err) {
+			err = d.takeOver(ctx, api, node)
+		}
+		if err != nil {
 			d.opts.Log.Error(err, "a kubelet cannot register its Node", "cluster", c.key, "node", node.Name)
 		}
 	}
@@ -62,6 +66,18 @@ func (d *Datacenter) settleNodes(ctx context.Context, c *cluster, api client.Cli
 		d.tell(types.NamespacedName{}, c.key)
 		d.mu.Unlock()
 	}
+}
+
+// takeOver makes the Node that an earlier machine of the same name has left the new one's. As kubelets do, it
+// leaves the specification alone.
+func (d *Datacenter) takeOver(ctx context.Context, api client.Client, node *corev1.Node) error {
+	before := &corev1.Node{}
+	if err := api.Get(ctx, client.ObjectKeyFromObject(node), before); err != nil {
+		return err
+	}
+	after := before.DeepCopy()
+	after.Status = node.Status
+	return api.Status().Patch(ctx, after, client.MergeFrom(before))
 }
 
 // report writes the Ready condition of a Node, if there is one and it says something else.

@@ -32,11 +32,12 @@ func (d *Datacenter) settle(ctx context.Context, key types.NamespacedName) {
 		c.authority = authorityOf(vms)
 	}
 	authority := c.authority
+	// With the lock: what RemoveCluster has removed must not be made again.
+	api := d.opts.Cloud.Cluster(key)
 	d.mu.Unlock()
 
 	// Without the lock: the API server's listener and store have their own, and may take a moment.
 	up := quorum && authority != nil
-	api := d.opts.Cloud.Cluster(key)
 	was := api.Serving()
 	if up {
 		if err := api.Serve(*authority, version); err != nil {
@@ -93,8 +94,8 @@ func (d *Datacenter) joinEtcd(c *cluster, v *vm) {
 		return
 	}
 	// A machine that ran before the restart was a member. kubeadm init makes a cluster; Talos waits
-	// to be told. Others join if etcd can decide.
-	starts := !c.bootstrapped && (v.boot.Running || v.guest.kind == kubeadm && v.guest.initsCluster)
+	// to be told, but for its old machine type init. Others join if etcd can decide.
+	starts := !c.bootstrapped && (v.boot.Running || v.guest.initsCluster)
 	if !starts && !v.boot.Running && !d.quorum(c) {
 		return
 	}
