@@ -25,9 +25,6 @@ import (
 	"capstan.dev/capstan/dev/internal/workload"
 )
 
-// clusterAPIVersion is the release whose controllers run; dev/go.mod requires it, and a test compares.
-const clusterAPIVersion = "v1.14.2"
-
 // Options for Start.
 type Options struct {
 	// Dir keeps everything: data, keys, logs, the kubeconfig. It may be one of an earlier start.
@@ -97,7 +94,7 @@ func Start(ctx context.Context, opts Options) (_ *Cluster, err error) {
 	c.running.Go(func() { _ = c.hookWire.Run(run) })
 
 	c.host, err = host.Start(ctx, host.Options{
-		Dir: opts.Dir, BinDirs: opts.BinDirs, Port: opts.Port, ClusterAPI: clusterAPIVersion,
+		Dir: opts.Dir, BinDirs: opts.BinDirs, Port: opts.Port, ClusterAPI: capi.Version,
 		Progress: opts.Progress, Log: opts.Log.WithName("host"),
 		Install: func(ctx context.Context, config *rest.Config) error {
 			return installAll(ctx, config, crds, c.hookWire.Addr().String(), server.Address())
@@ -131,7 +128,7 @@ func Start(ctx context.Context, opts Options) (_ *Cluster, err error) {
 	})
 	c.running.Go(c.supervise)
 	if opts.Progress != nil {
-		opts.Progress("Cluster API " + clusterAPIVersion + " and the simulated providers are up")
+		opts.Progress("Cluster API " + capi.Version + " and the simulated providers are up")
 	}
 	return c, nil
 }
@@ -230,7 +227,7 @@ func (c *Cluster) SetChaos(knobs chaos.Knobs) { c.monkey.Set(knobs) }
 // Wait returns when the cluster has ended, with the reason if it was not Stop.
 func (c *Cluster) Wait() error {
 	<-c.stopped
-	c.running.Wait()
+	_ = c.Stop() // returns when whoever stops it has finished
 	return c.err
 }
 

@@ -16,6 +16,8 @@ import (
 	clusterv1 "sigs.k8s.io/cluster-api/api/core/v1beta2"
 	"sigs.k8s.io/cluster-api/util/secret"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"capstan.dev/capstan/dev/internal/capi"
 )
 
 // A management cluster that is stopped and started again in its folder goes on with the same machines, at the
@@ -166,7 +168,7 @@ func TestClusterAPIVersion(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got := strings.TrimSpace(string(out)); got != clusterAPIVersion {
-		t.Errorf("go.mod requires %s, the constant says %s", got, clusterAPIVersion)
+	if got := strings.TrimSpace(string(out)); got != capi.Version {
+		t.Errorf("go.mod requires %s, the constant says %s", got, capi.Version)
 	}
 }

@@ -22,6 +22,9 @@ import (
 	runtimev1 "sigs.k8s.io/cluster-api/api/runtime/v1beta2"
 )
 
+// Version is the release whose controllers run. A test compares it with what go.mod requires.
+const Version = "v1.14.2"
+
 // AddToScheme adds the kinds of Kubernetes and of Cluster API's core.
 func AddToScheme(scheme *kruntime.Scheme) error {
 	for _, add := range []func(*kruntime.Scheme) error{
@@ -43,7 +46,7 @@ func AddToScheme(scheme *kruntime.Scheme) error {
 // called manager.
 func Config(config *rest.Config) *rest.Config {
 	config = rest.CopyConfig(config)
-	config.UserAgent = fmt.Sprintf("manager/v1.14.2 (%s/%s) devcluster", runtime.GOOS, runtime.GOARCH)
+	config.UserAgent = fmt.Sprintf("manager/%s (%s/%s) devcluster", Version, runtime.GOOS, runtime.GOARCH)
 	config.QPS = -1 // on this machine there is no other client to be fair to
 	return config
 }

@@ -8,6 +8,7 @@ import (
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/util/wait"
+	"k8s.io/client-go/util/retry"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 )
 
@@ -17,12 +18,15 @@ func put(ctx context.Context, c client.Client, obj client.Object) error {
 	obj.SetResourceVersion("")
 	err := c.Create(ctx, obj, owner)
 	if apierrors.IsAlreadyExists(err) {
-		there := obj.DeepCopyObject().(client.Object)
-		if err := c.Get(ctx, client.ObjectKeyFromObject(obj), there); err != nil {
-			return err
-		}
-		obj.SetResourceVersion(there.GetResourceVersion())
-		err = c.Update(ctx, obj, owner)
+		// The API server itself writes the status of a definition.
+		err = retry.RetryOnConflict(retry.DefaultBackoff, func() error {
+			there := obj.DeepCopyObject().(client.Object)
+			if err := c.Get(ctx, client.ObjectKeyFromObject(obj), there); err != nil {
+				return err
+			}
+			obj.SetResourceVersion(there.GetResourceVersion())
+			return c.Update(ctx, obj, owner)
+		})
 	}
 	if err != nil {
 		return fmt.Errorf("install %s: %w", obj.GetName(), err)
