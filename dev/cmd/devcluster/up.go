@@ -173,6 +173,9 @@ func setChaos(ctx context.Context, r record, knobs chaos.Knobs) error {
 		if now.Knobs.String() == knobs.String() {
 			return nil
 		}
+		if err := syscall.Kill(r.PID, 0); err != nil {
+			return fmt.Errorf("process %d has ended before it changed its chaos; see %s", r.PID, logPath(r.Dir))
+		}
 		select {
 		case <-ctx.Done():
 			return fmt.Errorf("process %d has not changed its chaos (%w); see %s", r.PID, ctx.Err(), logPath(r.Dir))
