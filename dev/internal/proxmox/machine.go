@@ -8,6 +8,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	kerrors "k8s.io/apimachinery/pkg/util/errors"
+	"k8s.io/client-go/util/workqueue"
 	"k8s.io/utils/ptr"
 	clusterv1 "sigs.k8s.io/cluster-api/api/core/v1beta2"
 	ipamv1 "sigs.k8s.io/cluster-api/api/ipam/v1beta2"
@@ -72,6 +73,12 @@ func (r *machineReconciler) setup(ctx context.Context, mgr ctrl.Manager, opts Op
 		Watches(&clusterv1.Cluster{}, handler.EnqueueRequestsFromMapFunc(fromCluster),
 			builder.WithPredicates(predicates.ClusterPausedTransitionsOrInfrastructureProvisioned(mgr.GetScheme(), log))).
 		Watches(&ProxmoxCluster{}, handler.EnqueueRequestsFromMapFunc(r.machinesOf), builder.WithPredicates(poolsChanged())).
+		// Nobody else notices when a Cluster goes whose ProxmoxCluster somebody has let go by force.
+		Watches(&clusterv1.Cluster{}, handler.Funcs{
+			DeleteFunc: func(_ context.Context, e event.DeleteEvent, _ workqueue.TypedRateLimitingInterface[reconcile.Request]) {
+				r.datacenter.RemoveCluster(client.ObjectKeyFromObject(e.Object))
+			},
+		}).
 		Owns(&ipamv1.IPAddressClaim{}).
 		WatchesRawSource(opts.Datacenter.Source(func(_ context.Context, vm, _ types.NamespacedName) []reconcile.Request {
 			if vm.Name == "" {
@@ -148,7 +155,14 @@ func (r *machineReconciler) Reconcile(ctx context.Context, req ctrl.Request) (_ 
 	if !machine.DeletionTimestamp.IsZero() {
 		return ctrl.Result{}, r.delete(ctx, s)
 	}
-	return ctrl.Result{}, r.ensure(ctx, s)
+	if err := r.ensure(ctx, s); err != nil {
+		return ctrl.Result{}, err
+	}
+	if s.reason() == WaitingForStaticIPAllocation {
+		// An IPAddress that the cache lacks yet, or a foreign claim that goes, does not tell us.
+		return ctrl.Result{RequeueAfter: retry}, nil
+	}
+	return ctrl.Result{}, nil
 }
 
 // ready tells whether a virtual machine may be made for the machine.

@@ -209,6 +209,42 @@ func TestMachineWithAForeignClaim(t *testing.T) {
 		}
 		return nil
 	})
+	// Its claim is not there to tell the machine that it goes.
+	remove(t, &ipamv1.IPAddressClaim{ObjectMeta: metav1.ObjectMeta{Namespace: f.ns, Name: "m-net0-00-inet"}})
+	becomesProvisioned(t, machine)
+}
+
+// As with the provider, a machine without a network device never has an address, and so never is ready.
+func TestMachineWithoutNetworkDevices(t *testing.T) {
+	f := newFleet(t).up(t)
+	_, machine := f.machine(t, "m", cloudConfig, func(m *ProxmoxMachine) { m.Spec.Network.NetworkDevices = nil })
+	reaches(t, machine, VirtualMachineProvisioned, WaitingForClusterAPIMachineAddresses)
+}
+
+// Whoever takes finalizers off by force leaves virtual machines behind. They do not get in the way of the
+// next cluster of that name.
+func TestFinalizersTakenOff(t *testing.T) {
+	f := newFleet(t).up(t)
+	_, machine := f.machine(t, "m", cloudConfig, nil)
+	becomesProvisioned(t, machine)
+	change(t, f.cluster, func() { f.cluster.Spec.Paused = ptr.To(true) }) // nothing is cleaned up
+	for _, o := range []client.Object{machine, f.infra} {
+		remove(t, o)
+		change(t, o, func() { o.SetFinalizers(nil) })
+		gone(t, o)
+	}
+	if _, ok := dc.Get(client.ObjectKeyFromObject(machine)); !ok {
+		t.Error("the virtual machine went with its ProxmoxMachine")
+	}
+	remove(t, f.cluster)
+	change(t, f.cluster, func() { f.cluster.Finalizers = nil })
+	gone(t, f.cluster)
+	eventually(t, func() error {
+		if vm, ok := dc.Get(client.ObjectKeyFromObject(machine)); ok {
+			return fmt.Errorf("the virtual machine is still there: %+v", vm)
+		}
+		return nil
+	})
 }
 
 func TestMachineWithoutFreeID(t *testing.T) {

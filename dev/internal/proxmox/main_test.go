@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"strings"
 	"testing"
@@ -281,7 +282,11 @@ func (f *fleet) machine(t *testing.T, name string, userData []byte, edit func(*P
 	if edit != nil {
 		edit(machine)
 	}
-	create(t, complete(t, machine, machineDefaults))
+	spec := maps.Clone(machineDefaults)
+	if len(machine.Spec.Network.NetworkDevices) == 0 { // required, but may be empty
+		spec["network"] = map[string]any{"networkDevices": []any{}}
+	}
+	create(t, complete(t, machine, spec))
 	get(t, machine)
 	if userData != nil {
 		f.bootstrap(t, owner, userData)

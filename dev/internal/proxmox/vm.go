@@ -70,6 +70,9 @@ func (r *machineReconciler) ensureVM(ctx context.Context, s *machineScope) (done
 		}
 	}
 	if s.reason() == WaitingForClusterAPIMachineAddresses {
+		if len(s.machine.Status.IPAddresses) == 0 { // no network device, so not even "default"
+			return false, errors.New("Machine has no default IPAddresses") //nolint:staticcheck // the provider's words
+		}
 		s.machine.Status.Addresses = machineAddresses(s.machine)
 		s.waitFor(WaitingForCloudInit)
 	}
@@ -191,7 +194,9 @@ func (r *machineReconciler) ensureAddresses(ctx context.Context, s *machineScope
 		s.fail(WaitingForStaticIPAllocation, blocked)
 		return nil
 	}
-	s.machine.Status.IPAddresses = ipAddresses(claims, addresses)
+	if network := s.machine.Spec.Network; network != nil && len(network.NetworkDevices) > 0 {
+		s.machine.Status.IPAddresses = ipAddresses(claims, addresses)
+	}
 	r.datacenter.SetAddresses(s.key(), guestAddresses(s.machine))
 	s.waitFor(WaitingForBootstrapDataReconciliation)
 	return nil
