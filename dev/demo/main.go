@@ -142,7 +142,7 @@ func (d *demo) startCluster(ctx context.Context, fail func(error)) (stop func() 
 	if err != nil {
 		return nil, err
 	}
-	go func() {
+	go func() { //nolint:contextcheck // it waits for the end, whatever ends it
 		if err := cluster.Wait(); err != nil {
 			fail(fmt.Errorf("the management cluster ended: %w", err))
 		}

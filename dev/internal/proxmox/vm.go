@@ -71,7 +71,7 @@ func (r *machineReconciler) ensureVM(ctx context.Context, s *machineScope) (done
 	}
 	if s.reason() == WaitingForClusterAPIMachineAddresses {
 		if len(s.machine.Status.IPAddresses) == 0 { // no network device, so not even "default"
-			return false, errors.New("Machine has no default IPAddresses") //nolint:staticcheck // the provider's words
+			return false, errors.New("Machine has no default IPAddresses") // the provider's words
 		}
 		s.machine.Status.Addresses = machineAddresses(s.machine)
 		s.waitFor(WaitingForCloudInit)
