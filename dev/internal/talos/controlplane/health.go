@@ -53,8 +53,15 @@ func isIP(a clusterv1.MachineAddress) bool {
 
 // bootstrap starts etcd on the machine with the lowest address, unless it runs somewhere.
 func (r *reconciler) bootstrap(ctx context.Context, s *scope) error {
+	// One connection to all machines, for which one address is enough.
 	if len(s.machines) == 0 {
-		return errors.New("no machine addresses to use for bootstrap")
+		return errors.New("at least one machine should be provided")
+	}
+	if err := s.talosconfig(ctx, r.Client); err != nil {
+		return err
+	}
+	if m := s.machines[0]; !slices.ContainsFunc(m.Status.Addresses, isIP) {
+		return fmt.Errorf("no addresses were found for node %q", m.Name)
 	}
 	var first datacenter.VM
 	var lowest string
