@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"github.com/onsi/gomega"
@@ -99,6 +100,7 @@ func (e *env) record(check func(machines map[string]clusterv1.Machine) string) (
 		e.Fatal(err)
 	}
 	var complaints []string
+	var stopped atomic.Bool
 	var done sync.WaitGroup
 	done.Go(func() {
 		machines := map[string]clusterv1.Machine{}
@@ -117,8 +119,12 @@ func (e *env) record(check func(machines map[string]clusterv1.Machine) string) (
 				complaints = append(complaints, c)
 			}
 		}
+		if !stopped.Load() {
+			complaints = append(complaints, "the watch ended too early")
+		}
 	})
 	return func() []string {
+		stopped.Store(true)
 		w.Stop()
 		done.Wait()
 		return complaints

@@ -56,7 +56,7 @@ func (d *demo) startAgent(ctx context.Context, fail func(error)) (stop func(), e
 func (d *demo) watch(ctx context.Context) error {
 	// Never the terminal itself: status would wipe the explanation off it.
 	var out io.Writer = &pages{out: os.Stdout, inPlace: isTerminal(os.Stdout)}
-	if err := d.process(ctx, out, os.Stderr, "status", "--watch", "--interval", "500ms").Run(); ctx.Err() == nil {
+	if err := d.process(ctx, out, os.Stderr, "status", "--watch", "--interval", "500ms").Run(); err != nil && ctx.Err() == nil {
 		return fmt.Errorf("capstan status --watch ended: %w", err)
 	}
 	return nil
