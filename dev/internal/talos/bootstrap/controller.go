@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	"github.com/go-logr/logr"
@@ -26,6 +27,8 @@ import (
 type reconciler struct {
 	client client.Client
 	log    logr.Logger
+	// generating has a *sync.Mutex for each Cluster, by namespace and name.
+	generating sync.Map
 }
 
 // scope is a TalosConfig with what it belongs to.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/siderolabs/crypto/x509"
@@ -65,6 +66,11 @@ func (r *reconciler) loadBundle(ctx context.Context, s scope) (*secrets.Bundle, 
 func (r *reconciler) ensureBundle(
 	ctx context.Context, s scope, contract *config.VersionContract,
 ) (*secrets.Bundle, error) {
+	// One machine of a cluster at a time: the keys take a second of processor time, and only the first ones
+	// count. The original lets all machines make some.
+	lock, _ := r.generating.LoadOrStore(client.ObjectKeyFromObject(s.cluster), &sync.Mutex{})
+	lock.(*sync.Mutex).Lock()
+	defer lock.(*sync.Mutex).Unlock()
 	bundle, err := r.loadBundle(ctx, s)
 	if !errors.Is(err, errNoBundle) {
 		return bundle, err
