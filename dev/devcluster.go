@@ -63,7 +63,8 @@ type Cluster struct {
 }
 
 // Start returns when everything works: definitions are served, controllers run, webhooks answer. ctx is
-// for the start only; Stop ends what was started.
+// for the start only; Stop ends what was started. One Cluster in a process is meant to run at a time: Cluster
+// API has global variables, and with two the conversion of Cluster kinds is that of the one started last.
 func Start(ctx context.Context, opts Options) (_ *Cluster, err error) {
 	setLogger(opts.Log)
 	crds, err := readCRDs(opts.ProviderCRDs)

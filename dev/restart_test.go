@@ -14,6 +14,8 @@ import (
 	"github.com/onsi/gomega"
 	corev1 "k8s.io/api/core/v1"
 	clusterv1 "sigs.k8s.io/cluster-api/api/core/v1beta2"
+	kubeadmconversion "sigs.k8s.io/cluster-api/controlplane/kubeadm/webhooks/conversion"
+	coreconversion "sigs.k8s.io/cluster-api/core/webhooks/conversion"
 	"sigs.k8s.io/cluster-api/util/secret"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -34,7 +36,12 @@ func TestRestart(t *testing.T) {
 		return c
 	}
 	shared, client1 := mgmt, admin
-	defer func() { mgmt, admin = shared, client1 }()
+	defer func() {
+		mgmt, admin = shared, client1
+		// Cluster API keeps it in global variables: that of the cluster started last counts.
+		coreconversion.SetAPIVersionGetter(capi.APIVersion(admin))
+		kubeadmconversion.SetAPIVersionGetter(capi.APIVersion(admin))
+	}()
 	use := func(c *Cluster) {
 		mgmt = c
 		var err error
