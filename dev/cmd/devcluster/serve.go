@@ -121,7 +121,7 @@ func (srv *server) run(ctx context.Context, s settings, asked <-chan os.Signal, 
 	fmt.Fprint(srv.out, welcome(srv.record))
 
 	ended := make(chan error, 1)
-	go func() { ended <- c.Wait() }()
+	go func() { ended <- c.Wait() }() //nolint:contextcheck // what it waits for ends by Stop, not with the command
 	for {
 		select {
 		case <-ctx.Done():
