@@ -106,6 +106,9 @@ func (e *env) record(check func(machines map[string]clusterv1.Machine) string) (
 		machines := map[string]clusterv1.Machine{}
 		for event := range w.ResultChan() {
 			m, ok := event.Object.(*clusterv1.Machine)
+			if !ok && stopped.Load() {
+				return // the stop tore it off
+			}
 			if !ok {
 				complaints = append(complaints, fmt.Sprintf("the watch ended: %v", event.Object))
 				return

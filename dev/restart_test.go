@@ -38,9 +38,7 @@ func TestRestart(t *testing.T) {
 	shared, client1 := mgmt, admin
 	defer func() {
 		mgmt, admin = shared, client1
-		// Cluster API keeps it in global variables: that of the cluster started last counts.
-		coreconversion.SetAPIVersionGetter(capi.APIVersion(admin))
-		kubeadmconversion.SetAPIVersionGetter(capi.APIVersion(admin))
+		restoreConversion()
 	}()
 	use := func(c *Cluster) {
 		mgmt = c
@@ -109,6 +107,7 @@ func (e *env) ready() int {
 // Where the port of the workload clusters is not to be had any more, one file is to be removed; the kubeconfigs
 // in Secrets then follow.
 func TestNewAddress(t *testing.T) {
+	defer restoreConversion()
 	dir := t.TempDir()
 	start := func() (*Cluster, error) {
 		ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
@@ -178,4 +177,11 @@ func TestClusterAPIVersion(t *testing.T) {
 	if got := strings.TrimSpace(string(out)); got != capi.Version {
 		t.Errorf("go.mod requires %s, the constant says %s", got, capi.Version)
 	}
+}
+
+// restoreConversion gives conversion back to the shared cluster after a test has started others: Cluster API
+// keeps what it asks in global variables, and that of the cluster started last counts.
+func restoreConversion() {
+	coreconversion.SetAPIVersionGetter(capi.APIVersion(admin))
+	kubeadmconversion.SetAPIVersionGetter(capi.APIVersion(admin))
 }
