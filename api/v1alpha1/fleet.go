@@ -61,6 +61,13 @@ type FleetSpec struct {
 	// +optional
 	Deletion DeletionSpec `json:"deletion,omitzero"`
 
+	// Forge is where the repository is hosted: it sends webhooks and is told, in
+	// commit statuses and comments on pull requests, what became of them. If it is
+	// absent the repository is only polled.
+	//
+	// +optional
+	Forge *ForgeSpec `json:"forge,omitempty"`
+
 	// ServiceAccountName is a ServiceAccount in the Fleet's namespace under whose
 	// rights managed objects are read and written. If it is empty the agent's own
 	// rights apply.
@@ -263,7 +270,12 @@ type FleetStatus struct {
 	// +optional
 	Overlays OverlayCounts `json:"overlays,omitzero"`
 
-	// Conditions: Fetched, Discovered, Ready.
+	// Forge is what the forge was told.
+	//
+	// +optional
+	Forge *ForgeStatus `json:"forge,omitempty"`
+
+	// Conditions: Fetched, Discovered, Reported, Ready.
 	//
 	// +listType=map
 	// +listMapKey=type

@@ -51,6 +51,9 @@ const (
 	FetchedCondition = "Fetched"
 	// DiscoveredCondition of a Fleet: its overlays were listed.
 	DiscoveredCondition = "Discovered"
+	// ReportedCondition of a Fleet: its forge has the commit statuses and comments
+	// that it should have.
+	ReportedCondition = "Reported"
 	// RenderedCondition of a ClusterOverlay: its directory renders.
 	RenderedCondition = "Rendered"
 	// ValidCondition of a ClusterOverlay: what it renders passes the rules.
