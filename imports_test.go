@@ -40,6 +40,7 @@ const (
 	inventory = "internal/inventory"
 	apply     = "internal/apply"
 	plan      = "internal/plan"
+	planner   = "internal/planner"
 	agent     = "internal/agent"
 	cmd       = "cmd/agent"
 	testenv   = "internal/testenv"
@@ -71,16 +72,19 @@ var rows = map[string]row{
 	plan: {layer: 1, pure: true, imports: []string{object},
 		why: "a plan is computed from results that others gathered, so that cluster and offline plans are the same"},
 
-	agent: {layer: 2, imports: anyLower,
+	planner: {layer: 2, imports: []string{api, object, tree, render, capi, inventory, apply, plan},
+		why: "what a tree would do is worked out in one place, by the workers that would do it, and nothing is done"},
+
+	agent: {layer: 3, imports: anyLower,
 		why: "the loop joins the workers; they don't know it"},
-	cmd: {layer: 3, imports: anyLower,
+	cmd: {layer: 4, imports: anyLower,
 		why: "the program is wiring: nothing imports it"},
 
 	gittest: {layer: 1, testOnly: true,
 		why: "Git servers for tests have no place in the program"},
 	testenv: {layer: 1, testOnly: true, imports: []string{api},
 		why: "API servers for tests have no place in the program"},
-	bench: {layer: 3, testOnly: true, imports: anyLower,
+	bench: {layer: 4, testOnly: true, imports: anyLower,
 		why: "a measurement has no place in the program"},
 }
 

@@ -21,6 +21,7 @@ import (
 	"capstan.dev/capstan/internal/inventory"
 	"capstan.dev/capstan/internal/object"
 	"capstan.dev/capstan/internal/plan"
+	"capstan.dev/capstan/internal/planner"
 	"capstan.dev/capstan/internal/render"
 	"capstan.dev/capstan/internal/source"
 	"capstan.dev/capstan/internal/tree"
@@ -109,7 +110,7 @@ func (a *app) diff(ctx context.Context, path, fleetName string) (plan.Plan, erro
 	}
 	var desired []inventory.Desired
 	if !gone {
-		built, err := agent.Build(ctx, agent.BuildInput{Tree: s.tree, Owner: s.owner, Substitution: s.values})
+		built, err := planner.Build(ctx, planner.BuildInput{Tree: s.tree, Owner: s.owner, Substitution: s.values})
 		if err != nil {
 			return p, err
 		}
@@ -157,7 +158,7 @@ func (a *app) subject(ctx context.Context, c client.Client, config *rest.Config,
 		return s, nil
 	}
 	s.owner.FleetNamespace, s.owner.FleetName = s.fleet.Namespace, s.fleet.Name
-	s.owner.Overlay = agent.OverlayName(s.fleet.Name, path)
+	s.owner.Overlay = planner.OverlayName(s.fleet.Name, path)
 	if s.values, s.secrets, err = agent.GatherSubstitution(ctx, c, s.fleet); err != nil {
 		return nil, err
 	}
@@ -207,7 +208,7 @@ func (s *subject) suspended() bool {
 }
 
 // applied asks the API server what applying would do to each object.
-func (s *subject) applied(ctx context.Context, built *agent.Built, halted func(*apply.Error)) ([]plan.Change, error) {
+func (s *subject) applied(ctx context.Context, built *planner.Built, halted func(*apply.Error)) ([]plan.Change, error) {
 	req := built.Request(s.owner)
 	req.ReadAll = true
 	if s.fleet == nil {
@@ -302,7 +303,7 @@ func (s *subject) leaving(ctx context.Context, desired []inventory.Desired, gone
 		}
 		if c.Live != nil && c.HandedTo == "" {
 			var err error
-			if c.Users, err = agent.UsersOf(ctx, s.applier, entry, ids); err != nil {
+			if c.Users, err = planner.UsersOf(ctx, s.applier, entry, ids); err != nil {
 				return nil, err
 			}
 		}

@@ -9,9 +9,9 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"capstan.dev/capstan/api/v1alpha1"
-	"capstan.dev/capstan/internal/agent"
 	"capstan.dev/capstan/internal/apply"
 	"capstan.dev/capstan/internal/object"
+	"capstan.dev/capstan/internal/planner"
 	"capstan.dev/capstan/internal/render"
 )
 
@@ -62,8 +62,8 @@ func (s *subject) look(ctx context.Context) (*neighbours, error) {
 	n := &neighbours{claims: map[object.ID]string{}, namespaces: map[string]string{}, byName: map[string]map[object.ID]bool{}}
 	for _, path := range s.others {
 		owner := s.owner
-		owner.Path, owner.Overlay = path, agent.OverlayName(s.fleet.Name, path)
-		built, err := agent.Build(ctx, agent.BuildInput{Tree: s.tree, Owner: owner, Substitution: s.values})
+		owner.Path, owner.Overlay = path, planner.OverlayName(s.fleet.Name, path)
+		built, err := planner.Build(ctx, planner.BuildInput{Tree: s.tree, Owner: owner, Substitution: s.values})
 		if ctx.Err() != nil || errors.Is(err, render.ErrTree) {
 			return nil, errors.Join(ctx.Err(), err)
 		}
@@ -77,7 +77,7 @@ func (s *subject) look(ctx context.Context) (*neighbours, error) {
 	return n, nil
 }
 
-func (n *neighbours) add(owner apply.Owner, built *agent.Built) {
+func (n *neighbours) add(owner apply.Owner, built *planner.Built) {
 	claims := map[object.ID]bool{}
 	for _, u := range built.Objects {
 		id := object.IDOf(u)

@@ -29,6 +29,7 @@ import (
 	"capstan.dev/capstan/api/v1alpha1"
 	"capstan.dev/capstan/internal/agent"
 	"capstan.dev/capstan/internal/gittest"
+	"capstan.dev/capstan/internal/planner"
 	"capstan.dev/capstan/internal/testenv"
 )
 
@@ -279,7 +280,7 @@ func (w *world) commit(files map[string]string) string {
 func (w *world) find(path string) *v1alpha1.ClusterOverlay {
 	w.Helper()
 	var o v1alpha1.ClusterOverlay
-	err := env.Client().Get(w.Context(), client.ObjectKey{Namespace: w.ns, Name: agent.OverlayName("home", path)}, &o)
+	err := env.Client().Get(w.Context(), client.ObjectKey{Namespace: w.ns, Name: planner.OverlayName("home", path)}, &o)
 	if apierrors.IsNotFound(err) {
 		return nil
 	}

@@ -13,6 +13,7 @@ import (
 	"capstan.dev/capstan/api/v1alpha1"
 	"capstan.dev/capstan/internal/capi"
 	"capstan.dev/capstan/internal/object"
+	"capstan.dev/capstan/internal/planner"
 	"capstan.dev/capstan/internal/render"
 	"capstan.dev/capstan/internal/source"
 	"capstan.dev/capstan/internal/tree"
@@ -358,7 +359,7 @@ func (b *board) rendered(fleet types.NamespacedName, path string, r *rendering, 
 	f.wake(touched)
 	b.mu.Unlock()
 	for other := range touched {
-		b.enqueue(types.NamespacedName{Namespace: fleet.Namespace, Name: OverlayName(fleet.Name, other)})
+		b.enqueue(types.NamespacedName{Namespace: fleet.Namespace, Name: planner.OverlayName(fleet.Name, other)})
 	}
 }
 
@@ -427,7 +428,7 @@ func (f *fleetBoard) unsettled() (failing, unsettled []string) {
 // pathOf returns the directory of an overlay of a fleet by the overlay's name.
 func (v *view) pathOf(fleet, overlay string) string {
 	for path := range v.paths {
-		if OverlayName(fleet, path) == overlay {
+		if planner.OverlayName(fleet, path) == overlay {
 			return path
 		}
 	}

@@ -10,6 +10,7 @@ import (
 
 	"capstan.dev/capstan/internal/apply"
 	"capstan.dev/capstan/internal/object"
+	"capstan.dev/capstan/internal/planner"
 	"capstan.dev/capstan/internal/source"
 	"capstan.dev/capstan/internal/tree"
 )
@@ -60,8 +61,8 @@ func (b *boardBed) publish(v *view) []string {
 // render renders an overlay at a view; the result is not on the board yet.
 func (b *boardBed) render(name string, v *view) *rendering {
 	b.Helper()
-	built, err := Build(b.Context(), BuildInput{Tree: v.tree, Owner: apply.Owner{Path: "clusters/" + name}})
-	r := &rendering{sequence: v.sequence, closure: built.Closure, err: err, claims: built.claims()}
+	built, err := planner.Build(b.Context(), planner.BuildInput{Tree: v.tree, Owner: apply.Owner{Path: "clusters/" + name}})
+	r := &rendering{sequence: v.sequence, closure: built.Closure, err: err, claims: claimsOf(built)}
 	r.inputs = inputsDigest(object.Digester{}, r.closure, nil, v)
 	return r
 }
@@ -138,7 +139,7 @@ func TestBoardWaiting(t *testing.T) {
 	if settled, _ := b.settle(testFleet, "clusters/a"); settled {
 		t.Fatal("settled although b isn't rendered")
 	}
-	if got := b.store("b", b.render("b", first)); len(got) != 1 || got[0] != OverlayName("fleet", "clusters/a") {
+	if got := b.store("b", b.render("b", first)); len(got) != 1 || got[0] != planner.OverlayName("fleet", "clusters/a") {
 		t.Errorf("asked: %q", got)
 	}
 	second := viewOf("2", map[string]string{"a": one, "b": "{kind: ["}, "a", "b")
@@ -166,7 +167,7 @@ func TestBoardClash(t *testing.T) {
 	if clashes, undecided := b.clashes(testFleet, "clusters/b"); len(clashes) > 0 || !undecided {
 		t.Errorf("%q, undecided %t", clashes, undecided)
 	}
-	if got := b.store("a", b.render("a", moved)); !slices.Contains(got, OverlayName("fleet", "clusters/b")) {
+	if got := b.store("a", b.render("a", moved)); !slices.Contains(got, planner.OverlayName("fleet", "clusters/b")) {
 		t.Errorf("asked: %q", got)
 	}
 	if clashes, undecided := b.clashes(testFleet, "clusters/b"); len(clashes) != 1 || undecided {

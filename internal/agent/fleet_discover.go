@@ -18,6 +18,7 @@ import (
 	"capstan.dev/capstan/api/v1alpha1"
 	"capstan.dev/capstan/internal/inventory"
 	"capstan.dev/capstan/internal/object"
+	"capstan.dev/capstan/internal/planner"
 	"capstan.dev/capstan/internal/render"
 )
 
@@ -157,7 +158,7 @@ func createStep(ctx context.Context, run *fleetRun) error {
 			continue
 		}
 		o := &v1alpha1.ClusterOverlay{
-			ObjectMeta: metav1.ObjectMeta{Namespace: run.name.Namespace, Name: OverlayName(run.name.Name, path)},
+			ObjectMeta: metav1.ObjectMeta{Namespace: run.name.Namespace, Name: planner.OverlayName(run.name.Name, path)},
 			Spec:       v1alpha1.ClusterOverlaySpec{FleetRef: v1alpha1.LocalReference{Name: run.name.Name}, Path: path},
 		}
 		controllerutil.AddFinalizer(o, v1alpha1.OverlayFinalizer)
@@ -182,7 +183,7 @@ func (run *fleetRun) list(ctx context.Context) (map[string]*v1alpha1.ClusterOver
 	byPath := make(map[string]*v1alpha1.ClusterOverlay, len(all.Items))
 	for i := range all.Items {
 		// One that a person made under another name is not the overlay of its path.
-		if o := &all.Items[i]; o.Name == OverlayName(run.name.Name, o.Spec.Path) {
+		if o := &all.Items[i]; o.Name == planner.OverlayName(run.name.Name, o.Spec.Path) {
 			byPath[o.Spec.Path] = o
 		} else {
 			run.misnamed = append(run.misnamed, o)
@@ -206,7 +207,7 @@ func publishStep(ctx context.Context, run *fleetRun) error {
 		return err
 	}
 	for _, path := range concerned {
-		run.enqueue(client.ObjectKey{Namespace: run.name.Namespace, Name: OverlayName(run.name.Name, path)})
+		run.enqueue(client.ObjectKey{Namespace: run.name.Namespace, Name: planner.OverlayName(run.name.Name, path)})
 	}
 	// Overlays that have lost their directory are looked at when that is news, when
 	// it may have happened while the agent was away, and when what holds them back
@@ -264,7 +265,7 @@ func (run *fleetRun) publishSuspended(ctx context.Context) error {
 		return err
 	}
 	for _, path := range concerned {
-		run.enqueue(client.ObjectKey{Namespace: run.name.Namespace, Name: OverlayName(run.name.Name, path)})
+		run.enqueue(client.ObjectKey{Namespace: run.name.Namespace, Name: planner.OverlayName(run.name.Name, path)})
 	}
 	for path, o := range existing {
 		if !next.paths[path] {

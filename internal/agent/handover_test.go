@@ -6,7 +6,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"capstan.dev/capstan/api/v1alpha1"
-	"capstan.dev/capstan/internal/agent"
+	"capstan.dev/capstan/internal/planner"
 )
 
 // A renamed directory deletes nothing: the new overlay takes everything over.
@@ -44,7 +44,7 @@ func TestRename(t *testing.T) {
 			t.Errorf("%s is not the one it was", kind)
 			continue
 		}
-		if got, want := u.GetLabels()[v1alpha1.OverlayLabel], agent.OverlayName("fleet", "clusters/renamed"); got != want {
+		if got, want := u.GetLabels()[v1alpha1.OverlayLabel], planner.OverlayName("fleet", "clusters/renamed"); got != want {
 			t.Errorf("%s is labelled %s, want %s", kind, got, want)
 		}
 	}

@@ -37,6 +37,7 @@ import (
 	"capstan.dev/capstan/api/v1alpha1"
 	"capstan.dev/capstan/internal/agent"
 	"capstan.dev/capstan/internal/gittest"
+	"capstan.dev/capstan/internal/planner"
 	"capstan.dev/capstan/internal/testenv"
 )
 
@@ -267,7 +268,7 @@ func (w *world) patchFleet(change func(*v1alpha1.FleetSpec)) {
 func (w *world) find(path string) *v1alpha1.ClusterOverlay {
 	w.Helper()
 	var o v1alpha1.ClusterOverlay
-	err := env.Client().Get(w.Context(), client.ObjectKey{Namespace: w.ns, Name: agent.OverlayName("fleet", path)}, &o)
+	err := env.Client().Get(w.Context(), client.ObjectKey{Namespace: w.ns, Name: planner.OverlayName("fleet", path)}, &o)
 	if apierrors.IsNotFound(err) {
 		return nil
 	}
@@ -489,7 +490,7 @@ func (w *world) requestsBy(since testenv.Mark, filter func([]testenv.Request) []
 
 // statusOf names the status of an overlay as requests do.
 func statusOf(path string) string {
-	return "clusteroverlays/status NS/" + agent.OverlayName("fleet", path)
+	return "clusteroverlays/status NS/" + planner.OverlayName("fleet", path)
 }
 
 // count counts the requests that contain a part.

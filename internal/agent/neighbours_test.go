@@ -9,8 +9,8 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"capstan.dev/capstan/api/v1alpha1"
-	"capstan.dev/capstan/internal/agent"
 	"capstan.dev/capstan/internal/gittest"
+	"capstan.dev/capstan/internal/planner"
 )
 
 // A second Fleet that renders an object of the first is refused; the first goes on.
@@ -30,7 +30,7 @@ func TestTwoFleets(t *testing.T) {
 		ObjectMeta: metav1.ObjectMeta{Namespace: w.ns, Name: "other"}, Spec: v1alpha1.FleetSpec{Git: v1alpha1.GitSpec{URL: other.URL()}},
 	}))
 	w.eventually("the newcomer is refused", func() string {
-		o := w.overlays()[agent.OverlayName("other", "clusters/a")]
+		o := w.overlays()[planner.OverlayName("other", "clusters/a")]
 		if o == nil || !has(o.Status.Conditions, v1alpha1.AppliedCondition, v1alpha1.OwnedByOtherReason, "clusters/a", "Fleet "+w.ns+"/fleet") {
 			return toJSON(o)
 		}

@@ -10,7 +10,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"capstan.dev/capstan/api/v1alpha1"
-	"capstan.dev/capstan/internal/agent"
+	"capstan.dev/capstan/internal/planner"
 )
 
 // merge patches a live object as a person or a controller would.
@@ -197,8 +197,8 @@ func TestPaused(t *testing.T) {
 func TestMadeByPeople(t *testing.T) {
 	w := newWorld(t)
 	for name, path := range map[string]string{
-		agent.OverlayName("fleet", "clusters/a"): "clusters/a", "own-name": "clusters/b",
-		agent.OverlayName("fleet", "clusters/none"): "clusters/none",
+		planner.OverlayName("fleet", "clusters/a"): "clusters/a", "own-name": "clusters/b",
+		planner.OverlayName("fleet", "clusters/none"): "clusters/none",
 	} {
 		w.must(env.Client().Create(w.Context(), &v1alpha1.ClusterOverlay{
 			ObjectMeta: metav1.ObjectMeta{Namespace: w.ns, Name: name},
@@ -215,7 +215,7 @@ func TestMadeByPeople(t *testing.T) {
 	}
 	w.eventually("the misnamed one says so", func() string {
 		o := w.overlays()["own-name"]
-		if !has(o.Status.Conditions, v1alpha1.RenderedCondition, v1alpha1.InvalidSpecReason, agent.OverlayName("fleet", "clusters/b")) {
+		if !has(o.Status.Conditions, v1alpha1.RenderedCondition, v1alpha1.InvalidSpecReason, planner.OverlayName("fleet", "clusters/b")) {
 			return describe(o)
 		}
 		return ""

@@ -17,6 +17,7 @@ import (
 	"capstan.dev/capstan/internal/apply"
 	"capstan.dev/capstan/internal/inventory"
 	"capstan.dev/capstan/internal/object"
+	"capstan.dev/capstan/internal/planner"
 )
 
 const (
@@ -48,9 +49,9 @@ func applyStep(ctx context.Context, run *overlayRun) error {
 	}
 	known := uids(run.status.Inventory)
 	next, news := inventory.WriteAhead(run.status.Inventory, run.built.Desired)
-	if len(next) > maxObjects {
+	if len(next) > planner.MaxObjects {
 		run.fail(v1alpha1.AppliedCondition, v1alpha1.TooManyObjectsReason, fmt.Sprintf(
-			"%d objects together with those that have left Git and are still there, an overlay may own %d: make the change in two commits", len(next), maxObjects))
+			"%d objects together with those that have left Git and are still there, an overlay may own %d: make the change in two commits", len(next), planner.MaxObjects))
 		run.handled()
 		return errStop
 	}
@@ -99,7 +100,7 @@ func (run *overlayRun) send(ctx context.Context, ids []object.ID, known map[obje
 		return apply.Report{}, err
 	}
 	req := run.built.Request(run.owner())
-	req.Objects, req.Known, req.ReadAll = run.built.pick(ids), known, run.requested
+	req.Objects, req.Known, req.ReadAll = run.built.Pick(ids), known, run.requested
 	report, err := applier.Apply(ctx, req)
 	if err != nil || report.Halted != nil {
 		return report, err

@@ -65,7 +65,7 @@ func (run *overlayRun) share() {
 		}
 	}
 	if run.built != nil {
-		run.built.share(run.shared)
+		run.built.Share(run.shared)
 	}
 }
 

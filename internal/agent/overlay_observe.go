@@ -12,6 +12,7 @@ import (
 	"capstan.dev/capstan/api/v1alpha1"
 	"capstan.dev/capstan/internal/inventory"
 	"capstan.dev/capstan/internal/object"
+	"capstan.dev/capstan/internal/planner"
 )
 
 // observeStep looks at what the fleet reconciler has published.
@@ -33,9 +34,9 @@ func observeStep(ctx context.Context, run *overlayRun) error {
 	}
 	run.digester = digester
 	run.gone = !run.view.paths[run.overlay.Spec.Path]
-	if run.name.Name != OverlayName(run.fleetName.Name, run.overlay.Spec.Path) {
+	if run.name.Name != planner.OverlayName(run.fleetName.Name, run.overlay.Spec.Path) {
 		run.fail(v1alpha1.RenderedCondition, v1alpha1.InvalidSpecReason,
-			"the overlay of this path must be named "+OverlayName(run.fleetName.Name, run.overlay.Spec.Path)+"; delete this ClusterOverlay")
+			"the overlay of this path must be named "+planner.OverlayName(run.fleetName.Name, run.overlay.Spec.Path)+"; delete this ClusterOverlay")
 		return errStop
 	}
 	request := run.overlay.Annotations[v1alpha1.RequestedAtAnnotation]

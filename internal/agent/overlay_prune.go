@@ -9,14 +9,13 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/runtime/schema"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"capstan.dev/capstan/api/v1alpha1"
 	"capstan.dev/capstan/internal/apply"
-	"capstan.dev/capstan/internal/capi"
 	"capstan.dev/capstan/internal/inventory"
 	"capstan.dev/capstan/internal/object"
+	"capstan.dev/capstan/internal/planner"
 )
 
 const (
@@ -212,7 +211,7 @@ func (run *overlayRun) candidates(ctx context.Context, desired []inventory.Desir
 			continue
 		}
 		if c.Live != nil && c.ReadError == nil && c.HandedTo == "" {
-			c.Users, c.ReadError = UsersOf(ctx, applier, entry, ids)
+			c.Users, c.ReadError = planner.UsersOf(ctx, applier, entry, ids)
 		}
 		candidates = append(candidates, c)
 	}
@@ -226,35 +225,6 @@ func (run *overlayRun) handing(c inventory.Candidate) bool {
 }
 
 func isNamespace(e v1alpha1.InventoryEntry) bool { return e.Group == "" && e.Kind == "Namespace" }
-
-// LiveUsers finds live objects that need others.
-type LiveUsers interface {
-	TemplateUsers(ctx context.Context, template v1alpha1.ObjectReference) ([]string, error)
-	ClustersIn(ctx context.Context, namespace string) ([]string, error)
-}
-
-// UsersOf lists live objects that need one that has left Git: those that are made
-// from a template, and Clusters in a Namespace that don't leave with it. The agent
-// and `diff` both ask it.
-func UsersOf(ctx context.Context, applier LiveUsers, entry v1alpha1.InventoryEntry, leaving []object.ID) ([]string, error) {
-	id := inventory.IDOf(entry.ObjectReference)
-	switch {
-	case capi.IsTemplate(id.GroupKind()):
-		return applier.TemplateUsers(ctx, entry.ObjectReference)
-	case id.GroupKind() == schema.GroupKind{Kind: "Namespace"}:
-		names, err := applier.ClustersIn(ctx, id.Name)
-		names = slices.DeleteFunc(names, func(name string) bool {
-			return slices.ContainsFunc(leaving, func(l object.ID) bool {
-				return capi.IsCluster(l.GroupKind()) && l.Namespace == id.Name && l.Name == name
-			})
-		})
-		for i := range names {
-			names[i] = "Cluster " + id.Name + "/" + names[i]
-		}
-		return names, err
-	}
-	return nil, nil
-}
 
 // pruneReason says why objects leave.
 func (run *overlayRun) pruneReason(whole bool) string {

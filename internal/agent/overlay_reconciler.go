@@ -23,6 +23,7 @@ import (
 	"capstan.dev/capstan/api/v1alpha1"
 	"capstan.dev/capstan/internal/apply"
 	"capstan.dev/capstan/internal/object"
+	"capstan.dev/capstan/internal/planner"
 )
 
 // Applier reads and writes managed objects. Its errors that can be told apart are
@@ -32,7 +33,7 @@ type Applier interface {
 	Get(ctx context.Context, ref v1alpha1.ObjectReference) (*unstructured.Unstructured, error)
 	Delete(ctx context.Context, ref v1alpha1.ObjectReference, owner apply.Owner) (apply.DeleteOutcome, error)
 	Halted(ctx context.Context, req apply.Request) *apply.Error
-	LiveUsers
+	planner.LiveUsers
 }
 
 // overlayReconciler brings one overlay at a time to the management cluster.
@@ -66,7 +67,7 @@ type overlayRun struct {
 	orphan    bool               // there is no such Fleet
 	gone      bool               // the directory is no overlay of the commit
 	requested bool               // a person asked for a full comparison
-	built     *Built             // what the overlay renders, nil if it was not rendered now
+	built     *planner.Built     // what the overlay renders, nil if it was not rendered now
 	rendering *rendering         // what is known of the render at this view
 	shared    map[object.ID]bool // Namespaces that other overlays render too
 	halt      string             // why nothing may be written to the overlay's objects now

@@ -15,6 +15,7 @@ import (
 
 	"capstan.dev/capstan/api/v1alpha1"
 	"capstan.dev/capstan/internal/apply"
+	"capstan.dev/capstan/internal/planner"
 	"capstan.dev/capstan/internal/render"
 )
 
@@ -51,7 +52,7 @@ func (run *overlayRun) render(ctx context.Context) error {
 		return errStop
 	}
 	done := run.metrics.rendering()
-	built, err := Build(ctx, BuildInput{
+	built, err := planner.Build(ctx, planner.BuildInput{
 		Tree: run.view.tree, Owner: run.owner(), Substitution: run.view.substitution, Digester: run.digester,
 	})
 	done(err)
@@ -63,7 +64,7 @@ func (run *overlayRun) render(ctx context.Context) error {
 	}
 	r := &rendering{
 		sequence: run.view.sequence, closure: built.Closure, variables: built.Variables, err: err,
-		claims: built.claims(),
+		claims: claimsOf(built),
 	}
 	r.inputs = inputsDigest(run.digester, r.closure, r.variables, run.view)
 	run.rendering = r
@@ -77,7 +78,7 @@ func (run *overlayRun) render(ctx context.Context) error {
 		return errStop
 	}
 	run.built = built
-	run.status.Cluster = built.clusterName()
+	run.status.Cluster = built.ClusterName()
 	message := fmt.Sprintf("%d objects", len(built.Objects))
 	if len(built.Warnings) > 0 {
 		message += "; " + strings.Join(built.Warnings, "; ")

@@ -1,4 +1,4 @@
-package agent
+package planner
 
 import (
 	"context"
@@ -17,11 +17,11 @@ import (
 	"capstan.dev/capstan/internal/tree"
 )
 
-// maxObjects is what an inventory holds.
-const maxObjects = 2000
+// MaxObjects is what an inventory holds.
+const MaxObjects = 2000
 
-// errTooManyObjects is returned for an overlay that an inventory can't hold.
-var errTooManyObjects = errors.New("too many objects")
+// ErrTooManyObjects is returned for an overlay that an inventory can't hold.
+var ErrTooManyObjects = errors.New("too many objects")
 
 // BuildInput is one overlay at one commit.
 type BuildInput struct {
@@ -32,6 +32,20 @@ type BuildInput struct {
 	// Substitution is nil if the Fleet declares none.
 	Substitution *render.Substitution
 	Digester     object.Digester
+	// Renderer is nil for [render.Render].
+	Renderer Renderer
+}
+
+// Renderer renders one overlay: in this process or, if its content is a stranger's,
+// in one that can do no harm. It behaves as [render.Render] does.
+type Renderer interface {
+	Render(ctx context.Context, in render.Input) (*render.Result, error)
+}
+
+type inProcess struct{}
+
+func (inProcess) Render(ctx context.Context, in render.Input) (*render.Result, error) {
+	return render.Render(ctx, in)
 }
 
 // Built is what an overlay renders, ready to be applied.
@@ -53,7 +67,11 @@ type Built struct {
 // both come through here, so they see the same bytes. On an error from the
 // renderer Built holds what is known of the closure.
 func Build(ctx context.Context, in BuildInput) (*Built, error) {
-	result, err := render.Render(ctx, render.Input{Tree: in.Tree, Path: in.Owner.Path, Substitute: in.Substitution})
+	renderer := in.Renderer
+	if renderer == nil {
+		renderer = inProcess{}
+	}
+	result, err := renderer.Render(ctx, render.Input{Tree: in.Tree, Path: in.Owner.Path, Substitute: in.Substitution})
 	if result == nil {
 		return &Built{}, err
 	}
@@ -61,8 +79,8 @@ func Build(ctx context.Context, in BuildInput) (*Built, error) {
 	if err != nil {
 		return b, err
 	}
-	if len(b.Objects) > maxObjects {
-		return b, fmt.Errorf("%w: %d, an overlay may hold %d", errTooManyObjects, len(b.Objects), maxObjects)
+	if len(b.Objects) > MaxObjects {
+		return b, fmt.Errorf("%w: %d, an overlay may hold %d", ErrTooManyObjects, len(b.Objects), MaxObjects)
 	}
 	if in.Owner.Overlay != "" {
 		apply.Label(in.Owner, b.Objects)
@@ -104,24 +122,14 @@ func disown(u *unstructured.Unstructured) {
 	u.SetAnnotations(annotations)
 }
 
-// share takes the name of this overlay off the Namespaces that others render too.
-func (b *Built) share(shared map[object.ID]bool) {
+// Share takes the name of this overlay off the Namespaces that others render too.
+func (b *Built) Share(shared map[object.ID]bool) {
 	for i, u := range b.Objects {
 		if shared[object.IDOf(u)] {
 			disown(u)
 			b.Desired[i].Shared = true
 		}
 	}
-}
-
-// claims are the objects as the board compares them.
-func (b *Built) claims() map[object.ID]claim {
-	claims := make(map[object.ID]claim, len(b.Desired))
-	for _, d := range b.Desired {
-		id := inventory.IDOf(d.Ref)
-		claims[id] = claim{ref: d.Ref, digest: d.Digest, shareable: id.GroupKind() == schema.GroupKind{Kind: "Namespace"}}
-	}
-	return claims
 }
 
 // Request asks to apply all objects, or to look whether anything forbids it.
@@ -134,8 +142,8 @@ func (b *Built) Request(owner apply.Owner) apply.Request {
 	return req
 }
 
-// pick returns the objects with these identities.
-func (b *Built) pick(ids []object.ID) []*unstructured.Unstructured {
+// Pick returns the objects with these identities.
+func (b *Built) Pick(ids []object.ID) []*unstructured.Unstructured {
 	wanted := make(map[object.ID]bool, len(ids))
 	for _, id := range ids {
 		wanted[id] = true
@@ -149,18 +157,10 @@ func (b *Built) pick(ids []object.ID) []*unstructured.Unstructured {
 	return picked
 }
 
-// clusterName is namespace/name of the Cluster, "" if there is none.
-func (b *Built) clusterName() string {
+// ClusterName is namespace/name of the Cluster, "" if there is none.
+func (b *Built) ClusterName() string {
 	if b.Cluster == nil {
 		return ""
 	}
 	return b.Cluster.GetNamespace() + "/" + b.Cluster.GetName()
-}
-
-// reasonOf maps an error of Build to a condition reason.
-func reasonOf(err error) string {
-	if errors.Is(err, errTooManyObjects) {
-		return v1alpha1.TooManyObjectsReason
-	}
-	return v1alpha1.RenderFailedReason
 }
