@@ -36,6 +36,7 @@ const (
 	tree      = "internal/tree"
 	source    = "internal/source"
 	render    = "internal/render"
+	sandbox   = "internal/sandbox"
 	capi      = "internal/capi"
 	inventory = "internal/inventory"
 	apply     = "internal/apply"
@@ -46,6 +47,7 @@ const (
 	testenv   = "internal/testenv"
 	gittest   = "internal/gittest"
 	bench     = "internal/bench"
+	forge     = "internal/forge"
 )
 
 var anyLower = []string{"*"}
@@ -63,6 +65,8 @@ var rows = map[string]row{
 		why: "source serves trees of files and knows nothing of what is in them"},
 	render: {layer: 1, imports: []string{object, tree},
 		why: "a render depends on a tree and values alone: no Git, no cluster, no API types"},
+	sandbox: {layer: 1, imports: []string{render, tree, object},
+		why: "it is render at arm's length, for content nobody approved: it has its limits, and no opinion on the result"},
 	capi: {layer: 1, pure: true, imports: []string{api, object},
 		why: "what Cluster API objects mean is decided from objects alone"},
 	inventory: {layer: 1, pure: true, imports: []string{api, object, capi},
@@ -71,6 +75,8 @@ var rows = map[string]row{
 		why: "apply does what it is told: it neither renders nor decides what to prune"},
 	plan: {layer: 1, pure: true, imports: []string{object},
 		why: "a plan is computed from results that others gathered, so that cluster and offline plans are the same"},
+	forge: {layer: 1, imports: []string{},
+		why: "forge speaks to a Git host and knows nothing of fleets: what a status or a comment says is not its business"},
 
 	planner: {layer: 2, imports: []string{api, object, tree, render, capi, inventory, apply, plan},
 		why: "what a tree would do is worked out in one place, by the workers that would do it, and nothing is done"},
@@ -114,6 +120,13 @@ var doors = []door{
 		"a range of versions is a way to name a ref"},
 	{"golang.org/x/crypto", []string{source, gittest},
 		"ssh is a transport of Git"},
+
+	{"code.gitea.io/sdk/gitea", []string{forge},
+		"forges are equals behind one interface: what is particular to one stays behind it"},
+	{"github.com/google/go-github/v88", []string{forge},
+		"forges are equals behind one interface: what is particular to one stays behind it"},
+	{"github.com/bradleyfalzon/ghinstallation/v2", []string{forge},
+		"a GitHub App is a way to log in to a forge"},
 
 	{"sigs.k8s.io/kustomize", []string{render},
 		"its state is process-wide and it reaches for the network: render keeps both under control"},

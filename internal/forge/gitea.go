@@ -1,0 +1,3 @@
+package forge
+
+import _ "code.gitea.io/sdk/gitea"
