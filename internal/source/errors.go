@@ -48,6 +48,11 @@ const (
 	TooLarge Reason = "TooLarge"
 	// TreeInvalid: the commit's tree holds names that no checkout could hold.
 	TreeInvalid Reason = "TreeInvalid"
+	// Unrelated: a pull request has no commit in common with its target.
+	Unrelated Reason = "Unrelated"
+	// ProposalLost: an object that a pull request needs isn't in the mirror, or not
+	// any more. The mirror is sound; asking for the Proposal again fetches anew.
+	ProposalLost Reason = "ProposalLost"
 )
 
 // Error is a failure with a reason. Its text names the repository without

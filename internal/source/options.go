@@ -89,6 +89,12 @@ type Limits struct {
 	CacheBytes int64
 	// Packs is how many packs may pile up before the mirror is rebuilt. Default 50.
 	Packs int
+	// ProposalBytes is the largest pack that is taken for a pull request. Unpacked,
+	// it may have sixteen times that. Default 64 MiB.
+	ProposalBytes int64
+	// ProposalPaths is the most files and directories that a pull request may
+	// change. Default 10,000.
+	ProposalPaths int
 }
 
 const (
@@ -106,6 +112,8 @@ func (l *Limits) setDefaults() {
 	l.Entries = orDefault(l.Entries, 1_000_000)
 	l.CacheBytes = orDefault(l.CacheBytes, 64*mib)
 	l.Packs = orDefault(l.Packs, 50)
+	l.ProposalBytes = orDefault(l.ProposalBytes, 64*mib)
+	l.ProposalPaths = orDefault(l.ProposalPaths, 10_000)
 }
 
 func orDefault[T int | int64 | time.Duration](v, def T) T {
