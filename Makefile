@@ -21,6 +21,7 @@ VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null)
 pinned = $(shell sed -n 's,^[[:space:]]*$(2) \(v[^ ]*\).*,\1,p' tools/$(1)/go.mod)
 KUBE_VERSION = $(call pinned,kubernetes,k8s.io/kubernetes)
 ETCD_VERSION = $(call pinned,etcd,go.etcd.io/etcd/server/v3)
+GITEA_VERSION = $(call pinned,gitea,code.gitea.io/gitea)
 CONTROLLER_GEN_VERSION = $(call pinned,controller-gen,sigs.k8s.io/controller-tools)
 GOLANGCI_LINT_VERSION = $(call pinned,golangci-lint,github.com/golangci/golangci-lint/v2)
 
@@ -95,6 +96,12 @@ assets: envtest
 		hack/tool.sh kubernetes kube-controller-manager k8s.io/kubernetes/cmd/kube-controller-manager '$(KUBE_VERSION)' '$(KUBE_LDFLAGS)' 'about 2 minutes'
 	@hack/assets.sh kubectl 2>/dev/null || \
 		hack/tool.sh kubernetes kubectl k8s.io/kubernetes/cmd/kubectl '$(KUBE_VERSION)' '$(KUBE_LDFLAGS)' 'about a minute'
+
+# Clients ask Gitea for its version; without one it is "development".
+.PHONY: gitea
+gitea: ## Build a real Gitea into bin/, for tests and the demo
+	@hack/tool.sh gitea gitea code.gitea.io/gitea '$(GITEA_VERSION)' \
+		'-s -w -X main.Version=$(GITEA_VERSION:v%=%) -X main.Tags=sqlite' 'about 3 minutes' sqlite
 
 .PHONY: controller-gen
 controller-gen:
