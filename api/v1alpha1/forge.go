@@ -139,6 +139,12 @@ type ReportedCommit struct {
 	// Commit is its hash.
 	Commit string `json:"commit"`
 
+	// Overlays is how many overlays the commit touches; absent until all overlays
+	// were looked at.
+	//
+	// +optional
+	Overlays *int32 `json:"overlays,omitempty"`
+
 	// Posts is how many statuses the commit was given so far; it limits texts, not
 	// transitions.
 	//
