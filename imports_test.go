@@ -46,6 +46,7 @@ const (
 	cmd       = "cmd/agent"
 	testenv   = "internal/testenv"
 	gittest   = "internal/gittest"
+	giteatest = "internal/giteatest"
 	bench     = "internal/bench"
 	forge     = "internal/forge"
 )
@@ -88,6 +89,8 @@ var rows = map[string]row{
 
 	gittest: {layer: 1, testOnly: true,
 		why: "Git servers for tests have no place in the program"},
+	giteatest: {layer: 1, testOnly: true,
+		why: "Gitea for tests and the demo has no place in the program"},
 	testenv: {layer: 1, testOnly: true, imports: []string{api},
 		why: "API servers for tests have no place in the program"},
 	bench: {layer: 4, testOnly: true, imports: anyLower,
