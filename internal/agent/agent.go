@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"runtime"
+	"slices"
 	"sync"
 	"time"
 
@@ -28,6 +29,7 @@ import (
 
 	"capstan.dev/capstan/api/v1alpha1"
 	"capstan.dev/capstan/internal/apply"
+	"capstan.dev/capstan/internal/forge"
 	"capstan.dev/capstan/internal/source"
 )
 
@@ -55,6 +57,10 @@ type Options struct {
 	Clock clock.PassiveClock
 	// Registerer gets the agent's metrics. Required.
 	Registerer prometheus.Registerer
+	// OpenForge opens the client of a forge. Default: [forge.Open].
+	OpenForge func(forge.Options) (forge.Forge, error)
+	// Pages makes the links of commit statuses. Default: none.
+	Pages Pages
 	// Random returns numbers in [0,1) for jitter. Default: math/rand.
 	Random func() float64
 	// Log gets what doesn't belong to one reconciliation.
@@ -76,8 +82,18 @@ func (o *Options) complete() error {
 	if o.Random == nil {
 		o.Random = rand.Float64
 	}
+	if o.OpenForge == nil {
+		o.OpenForge = forge.Open
+	}
+	if o.Pages == nil {
+		o.Pages = noPages{}
+	}
 	return nil
 }
+
+type noPages struct{}
+
+func (noPages) URL(types.NamespacedName, string) string { return "" }
 
 func orDefault[T comparable](field *T, value T) {
 	var zero T
@@ -106,10 +122,12 @@ func Setup(ctx context.Context, mgr manager.Manager, opts Options) error {
 	if err != nil {
 		return fmt.Errorf("index overlays by Fleet: %w", err)
 	}
-	s := &setup{Options: opts, mgr: mgr, applier: applier, metrics: metrics, queue: &lateQueue{}}
+	s := &setup{Options: opts, mgr: mgr, applier: applier, metrics: metrics, queue: &lateQueue{}, reports: &lateQueue{}}
+	s.values = &valueCache{metadata: mgr.GetClient(), live: mgr.GetAPIReader()}
 	s.key = &digestKey{reader: mgr.GetAPIReader(), writer: mgr.GetClient(), namespace: opts.Namespace}
 	s.board = newBoard(s.queue.add)
-	return errors.Join(s.fleets(), s.overlays(), s.summaries())
+	s.board.settled = s.reports.add
+	return errors.Join(s.fleets(), s.overlays(), s.summaries(), s.tellForges())
 }
 
 // setup is what the reconcilers share.
@@ -120,7 +138,9 @@ type setup struct {
 	metrics *metrics
 	key     *digestKey
 	board   *board
-	queue   *lateQueue
+	values  *valueCache
+	// queue takes overlays, reports takes fleets whose forge is to be told something.
+	queue, reports *lateQueue
 }
 
 // fleets sets the fleet reconciler up.
@@ -140,8 +160,8 @@ func (s *setup) fleets() error {
 		open:    func(o source.Options) (Mirror, error) { return source.Open(o) },
 		scan:    s.scan,
 		mirrors: open,
-		values:  &valueCache{metadata: s.mgr.GetClient(), live: s.mgr.GetAPIReader()},
-		key:     s.key, board: s.board, enqueue: s.queue.add,
+		values:  s.values,
+		key:     s.key, board: s.board, enqueue: s.queue.add, report: s.reports.add,
 		recorder: s.recorder(), metrics: s.metrics,
 		jitter: func(d time.Duration) time.Duration { return source.Jitter(d, 0.1, s.Random) },
 	}
@@ -182,9 +202,36 @@ func (s *setup) overlays() error {
 		Complete(r)
 }
 
-// summaries sets the summary reconciler up. Overlays change in bursts, so it waits
-// a moment and counts once.
+// summaries sets the summary reconciler up.
 func (s *setup) summaries() error {
+	return ctrl.NewControllerManagedBy(s.mgr).Named("summary").
+		For(&v1alpha1.Fleet{}).
+		Watches(&v1alpha1.ClusterOverlay{}, soon()).
+		WithOptions(controller.Options{RateLimiter: s.backoff()}).
+		Complete(&summaryReconciler{client: s.mgr.GetClient(), reader: s.mgr.GetAPIReader()})
+}
+
+// tellForges sets the reconciler up that tells forges what became of commits.
+func (s *setup) tellForges() error {
+	r := &reportReconciler{
+		client: s.mgr.GetClient(), reader: s.mgr.GetAPIReader(), board: s.board, pages: s.Pages,
+		forges: &forges{
+			open: s.OpenForge, base: forge.Options{Clock: s.Clock, Log: s.Log, Observe: s.metrics.asked},
+			values: s.values, held: map[types.NamespacedName]*openForge{},
+		},
+		recorder: s.recorder(), clock: s.Clock, pauses: &pauses{held: map[types.NamespacedName]*pause{}},
+	}
+	return ctrl.NewControllerManagedBy(s.mgr).Named("report").
+		For(&v1alpha1.Fleet{}, builder.WithPredicates(predicate.GenerationChangedPredicate{})).
+		Watches(&v1alpha1.ClusterOverlay{}, soon()).
+		WatchesRawSource(s.reports).
+		WithOptions(controller.Options{MaxConcurrentReconciles: s.FleetWorkers, RateLimiter: s.backoff()}).
+		Complete(r)
+}
+
+// soon asks for the Fleet of an overlay. Overlays change in bursts, so it waits a
+// moment and asks once.
+func soon() handler.EventHandler {
 	const pause = 500 * time.Millisecond
 	later := handler.TypedFuncs[client.Object, reconcile.Request]{}
 	enqueue := func(o client.Object, q workqueue.TypedRateLimitingInterface[reconcile.Request]) {
@@ -201,11 +248,7 @@ func (s *setup) summaries() error {
 	later.DeleteFunc = func(_ context.Context, e event.DeleteEvent, q workqueue.TypedRateLimitingInterface[reconcile.Request]) {
 		enqueue(e.Object, q)
 	}
-	return ctrl.NewControllerManagedBy(s.mgr).Named("summary").
-		For(&v1alpha1.Fleet{}).
-		Watches(&v1alpha1.ClusterOverlay{}, later).
-		WithOptions(controller.Options{RateLimiter: s.backoff()}).
-		Complete(&summaryReconciler{client: s.mgr.GetClient(), reader: s.mgr.GetAPIReader()})
+	return later
 }
 
 // backoff bounds the pause after errors of a whole Fleet, such as an API server
@@ -241,7 +284,7 @@ func (s *setup) usersOf(kind string) handler.MapFunc {
 
 // names reports whether a Fleet names a ConfigMap or Secret.
 func names(f *v1alpha1.Fleet, kind, name string) bool {
-	if kind == "Secret" && f.Spec.Git.SecretRef != nil && f.Spec.Git.SecretRef.Name == name {
+	if kind == "Secret" && slices.Contains(secretsOf(f), name) {
 		return true
 	}
 	if f.Spec.Substitute == nil {
@@ -253,6 +296,21 @@ func names(f *v1alpha1.Fleet, kind, name string) bool {
 		}
 	}
 	return false
+}
+
+// secretsOf lists the Secrets that a Fleet names as such.
+func secretsOf(f *v1alpha1.Fleet) []string {
+	refs := []*v1alpha1.LocalReference{f.Spec.Git.SecretRef}
+	if f.Spec.Forge != nil {
+		refs = append(refs, f.Spec.Forge.SecretRef, f.Spec.Forge.WebhookSecretRef)
+	}
+	var names []string
+	for _, ref := range refs {
+		if ref != nil {
+			names = append(names, ref.Name)
+		}
+	}
+	return names
 }
 
 // scan lists what carries a Fleet's labels, by overlay. It reads metadata only, and

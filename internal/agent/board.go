@@ -98,6 +98,8 @@ type rendering struct {
 	// err says why the overlay doesn't render; its claims are then unknown.
 	err    error
 	claims map[object.ID]claim
+	// desired is the commit that the overlay names as its newest change.
+	desired string
 }
 
 // board is the agent's memory of all fleets. Everything on it can be rebuilt from
@@ -110,10 +112,16 @@ type board struct {
 	sequence int64
 	// enqueue asks for a reconciliation of an overlay.
 	enqueue func(overlay types.NamespacedName)
+	// settled, if set, is told of a fleet whose overlays are all rendered now.
+	settled func(fleet types.NamespacedName)
 }
 
 type fleetBoard struct {
-	view       *view
+	view *view
+	// tip is the commit that the tracked ref named last; problem says why there is no
+	// view of it, "" if there is.
+	tip, problem string
+
 	renderings map[string]*rendering
 	// claimedBy lists, by object, the overlays whose renderings claim it.
 	claimedBy map[object.ID][]string
@@ -357,7 +365,11 @@ func (b *board) rendered(fleet types.NamespacedName, path string, r *rendering, 
 	}
 	f.store(path, r)
 	f.wake(touched)
+	_, unsettled := f.unsettled()
 	b.mu.Unlock()
+	if len(unsettled) == 0 && b.settled != nil {
+		b.settled(fleet)
+	}
 	for other := range touched {
 		b.enqueue(types.NamespacedName{Namespace: fleet.Namespace, Name: planner.OverlayName(fleet.Name, other)})
 	}

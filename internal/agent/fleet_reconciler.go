@@ -36,11 +36,13 @@ type fleetReconciler struct {
 	open   func(source.Options) (Mirror, error)
 	scan   func(ctx context.Context, fleet *v1alpha1.Fleet) (map[string][]v1alpha1.ObjectReference, error)
 
-	mirrors  *mirrors
-	values   *valueCache
-	key      *digestKey
-	board    *board
-	enqueue  func(overlay types.NamespacedName)
+	mirrors *mirrors
+	values  *valueCache
+	key     *digestKey
+	board   *board
+	enqueue func(overlay types.NamespacedName)
+	// report asks for the fleet's forge to be told what is new.
+	report   func(fleet types.NamespacedName)
 	recorder record.EventRecorder
 	metrics  *metrics
 	jitter   func(time.Duration) time.Duration
@@ -101,6 +103,7 @@ func (r *fleetReconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl
 		return ctrl.Result{}, nil //nolint:nilerr // stopping: nothing that failed now means anything
 	}
 	run.status.LastHandledRequest = fleet.Annotations[v1alpha1.RequestedAtAnnotation]
+	run.tell(err)
 	if errors.Is(err, errStop) {
 		err = nil
 	}
@@ -108,6 +111,19 @@ func (r *fleetReconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl
 		return ctrl.Result{}, err
 	}
 	return ctrl.Result{RequeueAfter: r.jitter(fleet.Spec.Git.Interval.Duration)}, nil
+}
+
+// tell has the forge told of the commit that was read, or why it can't be looked at.
+func (run *fleetRun) tell(err error) {
+	if run.snapshot == nil {
+		return
+	}
+	problem := ""
+	if c := meta.FindStatusCondition(run.status.Conditions, v1alpha1.DiscoveredCondition); errors.Is(err, errStop) && c != nil {
+		problem = c.Message
+	}
+	run.board.observed(run.name, run.snapshot.Revision, problem)
+	run.report(run.name)
 }
 
 // evictValues forgets the ConfigMaps and Secrets that no Fleet names any more.

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -11,6 +12,7 @@ import (
 
 	"capstan.dev/capstan/api/v1alpha1"
 	"capstan.dev/capstan/internal/apply"
+	"capstan.dev/capstan/internal/forge"
 	"capstan.dev/capstan/internal/source"
 )
 
@@ -27,6 +29,8 @@ type metrics struct {
 	deletes    *prometheus.CounterVec
 	conditions *prometheus.GaugeVec
 	owned      *prometheus.GaugeVec
+	requests   *prometheus.CounterVec
+	remaining  prometheus.Gauge
 }
 
 func newMetrics(registerer prometheus.Registerer, c clock.PassiveClock) (*metrics, error) {
@@ -61,7 +65,14 @@ func newMetrics(registerer prometheus.Registerer, c clock.PassiveClock) (*metric
 			Name: "capstan_overlay_objects", Help: "Objects in the inventory of a ClusterOverlay.",
 		}, []string{"namespace", "fleet", "overlay"}),
 	}
-	for _, c := range []prometheus.Collector{m.syncs, m.fetches, m.lsRemotes, m.revision, m.renders, m.objects, m.deletes, m.conditions, m.owned} {
+	m.requests = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "capstan_forge_requests_total", Help: "Operations asked of forges, by outcome: success, or the reason of the failure.",
+	}, []string{"operation", "result"})
+	m.remaining = prometheus.NewGauge(prometheus.GaugeOpts{
+		Name: "capstan_forge_rate_limit_remaining", Help: "Requests that the forge asked last allows until its limit is reset; -1 if it doesn't say.",
+	})
+	m.remaining.Set(-1)
+	for _, c := range []prometheus.Collector{m.syncs, m.fetches, m.lsRemotes, m.revision, m.renders, m.objects, m.deletes, m.conditions, m.owned, m.requests, m.remaining} {
 		if err := registerer.Register(c); err != nil {
 			return nil, err
 		}
@@ -77,6 +88,12 @@ func (m *metrics) synced(fleet types.NamespacedName, stats source.Stats, err err
 	m.syncs.WithLabelValues(fleet.Namespace, fleet.Name, result).Inc()
 	m.fetches.WithLabelValues(fleet.Namespace, fleet.Name).Set(float64(stats.Fetches))
 	m.lsRemotes.WithLabelValues(fleet.Namespace, fleet.Name).Set(float64(stats.LsRemotes))
+}
+
+// asked counts an operation asked of a forge.
+func (m *metrics) asked(operation string, outcome forge.ErrorKind, remaining int) {
+	m.requests.WithLabelValues(operation, cmp.Or(string(outcome), "success")).Inc()
+	m.remaining.Set(float64(remaining))
 }
 
 func (m *metrics) observed(fleet types.NamespacedName, revision string) {

@@ -15,6 +15,7 @@ import (
 
 	"capstan.dev/capstan/api/v1alpha1"
 	"capstan.dev/capstan/internal/apply"
+	"capstan.dev/capstan/internal/commitstatus"
 	"capstan.dev/capstan/internal/planner"
 	"capstan.dev/capstan/internal/render"
 )
@@ -35,7 +36,7 @@ func (run *overlayRun) render(ctx context.Context) error {
 	if run.gone {
 		if run.status.InputsDigest != "" { // so that they count as changed when they are back
 			run.status.InputsDigest = ""
-			run.status.DesiredRevision = run.view.revision.String()
+			run.desire()
 		}
 		const message = "the directory is no overlay any more; what was applied stays until its deletion is approved"
 		run.condition(v1alpha1.RenderedCondition, metav1.ConditionUnknown, v1alpha1.PathRemovedReason, message)
@@ -68,11 +69,12 @@ func (run *overlayRun) render(ctx context.Context) error {
 	}
 	r.inputs = inputsDigest(run.digester, r.closure, r.variables, run.view)
 	run.rendering = r
-	run.board.rendered(run.fleetName, path, r, run.digester)
 	if r.inputs != run.status.InputsDigest {
 		run.status.InputsDigest = r.inputs
-		run.status.DesiredRevision = run.view.revision.String()
+		run.desire()
 	}
+	r.desired = commitstatus.Hash(run.status.DesiredRevision)
+	run.board.rendered(run.fleetName, path, r, run.digester)
 	if r.err != nil {
 		run.renderFailed(r)
 		return errStop
@@ -87,6 +89,14 @@ func (run *overlayRun) render(ctx context.Context) error {
 	run.recovered(v1alpha1.RenderedCondition, message)
 	run.condition(v1alpha1.RenderedCondition, metav1.ConditionTrue, v1alpha1.SucceededReason, message)
 	return nil
+}
+
+// desire notes that the commit changes the overlay. What Ready says is about an
+// older one from here on, and the status may be recorded before it is known what
+// becomes of this one.
+func (run *overlayRun) desire() {
+	run.status.DesiredRevision = run.view.revision.String()
+	run.condition(v1alpha1.ReadyCondition, metav1.ConditionUnknown, v1alpha1.ProgressingReason, "being applied")
 }
 
 // owner is what the overlay's objects are labelled with.

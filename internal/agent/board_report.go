@@ -1,0 +1,79 @@
+package agent
+
+import (
+	"k8s.io/apimachinery/pkg/types"
+
+	"capstan.dev/capstan/api/v1alpha1"
+	"capstan.dev/capstan/internal/planner"
+	"capstan.dev/capstan/internal/source"
+)
+
+// outlook is what is known of a fleet's newest commit, for the forge to be told.
+type outlook struct {
+	// tip is the commit of the tracked ref that was read last; "" before the first.
+	tip string
+	// problem says why the tip can't be looked at, "" if it can.
+	problem string
+	// paths are the overlays of the tip, or of the commit before while there is a
+	// problem.
+	paths map[string]bool
+	// rendered says that all of them are rendered at the tip; desired has, by name of
+	// the overlay, the commit that changed it last, as far as rendered.
+	rendered bool
+	desired  map[string]string
+}
+
+// settled says that it is known which overlays the tip touches.
+func (o *outlook) settled(fleet string, overlays []v1alpha1.ClusterOverlay) bool {
+	if !o.rendered {
+		return false
+	}
+	there := 0
+	for i := range overlays {
+		overlay := &overlays[i]
+		switch {
+		case overlay.Name != planner.OverlayName(fleet, overlay.Spec.Path):
+		case o.paths[overlay.Spec.Path]:
+			there++
+		case overlay.Status.InputsDigest != "":
+			return false // its directory is gone, and it has not taken note of that yet
+		}
+	}
+	return there == len(o.paths) // else the cache doesn't show one that was made just now
+}
+
+// observed notes the commit that the tracked ref names, and why it can't be looked
+// at.
+func (b *board) observed(fleet types.NamespacedName, revision source.Revision, problem string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	f := b.fleets[fleet]
+	if f == nil {
+		f = newFleetBoard()
+		b.fleets[fleet] = f
+	}
+	f.tip, f.problem = revision.Hash, problem
+}
+
+// outlook returns what is known of a fleet's newest commit.
+func (b *board) outlook(fleet types.NamespacedName) outlook {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	f := b.fleets[fleet]
+	if f == nil {
+		return outlook{}
+	}
+	o := outlook{tip: f.tip, problem: f.problem, desired: map[string]string{}}
+	if f.view == nil {
+		return o
+	}
+	o.paths = f.view.paths
+	_, unsettled := f.unsettled()
+	o.rendered = len(unsettled) == 0 && f.view.revision.Hash == f.tip && f.problem == ""
+	for path, r := range f.renderings {
+		if r != nil && r.desired != "" {
+			o.desired[planner.OverlayName(fleet.Name, path)] = r.desired
+		}
+	}
+	return o
+}

@@ -1,0 +1,222 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/tools/record"
+	"k8s.io/utils/clock"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"capstan.dev/capstan/api/v1alpha1"
+	"capstan.dev/capstan/internal/commitstatus"
+	"capstan.dev/capstan/internal/forge"
+)
+
+// reportReconciler tells a Fleet's forge what became of commits. It keeps nothing of
+// its own: what the forge should know follows from the board and the overlays, what
+// it knows is in the Fleet's status.
+type reportReconciler struct {
+	client   client.Client
+	reader   client.Reader
+	board    *board
+	forges   *forges
+	recorder record.EventRecorder
+	clock    clock.PassiveClock
+	pages    Pages
+	pauses   *pauses
+}
+
+// Pages makes links to what people see of a Fleet.
+type Pages interface {
+	// URL of an overlay's page by its name, of the Fleet's for ""; "" if there is none.
+	URL(fleet types.NamespacedName, overlay string) string
+}
+
+// Reconcile posts the commit statuses that the forge lacks. A crash after a post and
+// before the record has it posted again, which changes nothing at the forge.
+func (r *reportReconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Result, error) {
+	var fleet v1alpha1.Fleet
+	if err := r.client.Get(ctx, req.NamespacedName, &fleet); err != nil {
+		r.pauses.forget(req.NamespacedName)
+		r.forges.drop(req.NamespacedName)
+		return ctrl.Result{}, client.IgnoreNotFound(err)
+	}
+	if !fleet.DeletionTimestamp.IsZero() || fleet.Spec.Forge == nil || fleet.Spec.Forge.SecretRef == nil {
+		return ctrl.Result{}, r.silent(ctx, &fleet)
+	}
+	if wait := r.pauses.left(req.NamespacedName, &fleet, r.clock.Now()); wait > 0 {
+		return ctrl.Result{RequeueAfter: wait}, nil
+	}
+	decision, err := r.decide(ctx, &fleet)
+	if err != nil {
+		return ctrl.Result{}, err
+	}
+	failure := r.post(ctx, &fleet, &decision)
+	if ctx.Err() != nil && len(decision.Posts) > 0 {
+		failure = nil // stopping says nothing about the forge; what got through is recorded
+	}
+	if err := r.record(context.WithoutCancel(ctx), &fleet, &decision, failure); err != nil {
+		return ctrl.Result{}, err
+	}
+	if failure == nil {
+		r.pauses.succeeded(req.NamespacedName)
+		return ctrl.Result{RequeueAfter: decision.After}, nil
+	}
+	wait := r.pauses.failed(req.NamespacedName, &fleet, failure, r.clock.Now())
+	ctrl.LoggerFrom(ctx).Info("the forge could not be told", "reason", failure.Error(), "retryAfter", wait.String())
+	return ctrl.Result{RequeueAfter: wait}, nil
+}
+
+// decide gathers what the decision depends on.
+func (r *reportReconciler) decide(ctx context.Context, fleet *v1alpha1.Fleet) (commitstatus.Decision, error) {
+	var overlays v1alpha1.ClusterOverlayList
+	if err := r.client.List(ctx, &overlays, client.InNamespace(fleet.Namespace), client.MatchingFields{fleetIndex: fleet.Name}); err != nil {
+		return commitstatus.Decision{}, err
+	}
+	name := client.ObjectKeyFromObject(fleet)
+	known := r.board.outlook(name)
+	return commitstatus.Decide(commitstatus.Input{
+		Fleet: fleet, Overlays: overlays.Items,
+		Tip: known.tip, Problem: known.problem, Total: len(known.paths),
+		Settled: known.settled(fleet.Name, overlays.Items), Desired: known.desired,
+		Now: r.clock.Now(),
+		URL: func(overlay string) string { return r.pages.URL(name, overlay) },
+	}), nil
+}
+
+// post posts what is to be posted, until the forge can't be spoken to.
+func (r *reportReconciler) post(ctx context.Context, fleet *v1alpha1.Fleet, decision *commitstatus.Decision) error {
+	if len(decision.Posts) == 0 {
+		return nil
+	}
+	host, err := r.forges.get(ctx, fleet)
+	if err != nil {
+		return err
+	}
+	tip, _ := decision.Record()
+	var refused []error
+	for _, p := range append([]commitstatus.Post(nil), decision.Posts...) {
+		err := host.SetStatus(ctx, forge.Status{
+			Commit: p.Commit, Context: p.Context, State: forge.State(p.State), Description: p.Description, TargetURL: p.URL,
+		})
+		switch kind := forge.KindOf(err); {
+		case err == nil:
+			decision.Acknowledge(p, r.clock.Now())
+		case p.Commit != tip && (kind == forge.NotFound || kind == forge.Invalid):
+			decision.Abandon(p.Commit) // pushed away by force, and collected since
+		case kind == forge.Invalid:
+			refused = append(refused, err) // the others may do
+		default:
+			return err
+		}
+	}
+	return errors.Join(refused...)
+}
+
+// record keeps what the forge has, and says so if it can't be told.
+func (r *reportReconciler) record(ctx context.Context, known *v1alpha1.Fleet, decision *commitstatus.Decision, failure error) error {
+	condition := metav1.Condition{Status: metav1.ConditionTrue, Reason: v1alpha1.SucceededReason, Message: "the forge is told what becomes of commits"}
+	if failure != nil {
+		condition = metav1.Condition{Status: metav1.ConditionFalse, Reason: reportReason(failure), Message: failure.Error()}
+	}
+	if was := meta.FindStatusCondition(known.Status.Conditions, v1alpha1.ReportedCondition); failure != nil && (was == nil || was.Reason != condition.Reason) {
+		r.recorder.Event(known, corev1.EventTypeWarning, condition.Reason, truncate(condition.Message))
+	}
+	tip, commits := decision.Record()
+	return updateFleetStatus(ctx, r.client, r.reader, known, func(f *v1alpha1.Fleet) {
+		if tip == "" && failure == nil {
+			return // nothing is known yet, so there is nothing to say
+		}
+		if f.Status.Forge == nil {
+			f.Status.Forge = &v1alpha1.ForgeStatus{}
+		}
+		f.Status.Forge.Tip, f.Status.Forge.Commits = tip, commits
+		setCondition(&f.Status.Conditions, f.Generation, v1alpha1.ReportedCondition, condition.Status, condition.Reason, condition.Message)
+	})
+}
+
+// silent takes back what is said of a forge that nothing is posted to any more.
+func (r *reportReconciler) silent(ctx context.Context, known *v1alpha1.Fleet) error {
+	return updateFleetStatus(ctx, r.client, r.reader, known, func(f *v1alpha1.Fleet) {
+		f.Status.Forge = nil
+		meta.RemoveStatusCondition(&f.Status.Conditions, v1alpha1.ReportedCondition)
+	})
+}
+
+// reportReason is the condition reason of an error from the forge.
+func reportReason(err error) string {
+	if kind := forge.KindOf(err); kind != "" {
+		return string(kind)
+	}
+	return v1alpha1.CredentialsReason
+}
+
+// pauses says when a forge that failed may be asked again. Overlays change all the
+// time; without it each change would be another request to a forge that is down.
+type pauses struct {
+	mu   sync.Mutex
+	held map[types.NamespacedName]*pause
+}
+
+type pause struct {
+	attempts   int
+	until      time.Time
+	generation int64
+}
+
+const (
+	pauseFirst = time.Second
+	// pauseMost is for a forge that is away: its return is noticed within this time.
+	pauseMost = time.Minute
+	// refusedMost is for one that is there and refuses us.
+	refusedMost = 5 * time.Minute
+)
+
+// left is how long to wait still. A changed Fleet doesn't wait.
+func (p *pauses) left(fleet types.NamespacedName, f *v1alpha1.Fleet, now time.Time) time.Duration {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if held := p.held[fleet]; held != nil && held.generation == f.Generation {
+		return held.until.Sub(now)
+	}
+	return 0
+}
+
+// failed notes a failure and returns the time to wait, which doubles.
+func (p *pauses) failed(fleet types.NamespacedName, f *v1alpha1.Fleet, err error, now time.Time) time.Duration {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	held := p.held[fleet]
+	if held == nil {
+		held = &pause{}
+		p.held[fleet] = held
+	}
+	most := pauseMost
+	if kind := forge.KindOf(err); kind != forge.Unavailable && kind != forge.RateLimited {
+		most = refusedMost
+	}
+	wait := pauseFirst << min(held.attempts, 10)
+	held.attempts++
+	wait = min(wait, most)
+	if e, ok := errors.AsType[*forge.Error](err); ok && e.Kind == forge.RateLimited {
+		wait = max(wait, e.RetryAfter)
+	}
+	held.until, held.generation = now.Add(wait), f.Generation
+	return wait
+}
+
+func (p *pauses) succeeded(fleet types.NamespacedName) { p.forget(fleet) }
+
+func (p *pauses) forget(fleet types.NamespacedName) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	delete(p.held, fleet)
+}
