@@ -92,7 +92,7 @@ func TestPush(t *testing.T) {
 	}
 }
 
-// What a commit page is for can be read, and the style sheets that there are, are served.
+// What a commit page is for can be read, and what it links to is served.
 func TestPages(t *testing.T) {
 	gitea := giteatest.ForTest(t)
 	user, address := repository(t, gitea, false)
@@ -116,12 +116,12 @@ func TestPages(t *testing.T) {
 			t.Errorf("the page of the commit lacks %q", want)
 		}
 	}
-	sheets := regexp.MustCompile(`<link rel="stylesheet" href="([^"]+)">`).FindAllStringSubmatch(page, -1)
-	if len(sheets) < 2 {
-		t.Errorf("the page has style sheets %q, want one for all pages and a theme", sheets)
+	assets := regexp.MustCompile(`(?:href|src)="(/assets/(?:css|js)/[^"]+)"`).FindAllStringSubmatch(page, -1)
+	if len(assets) < 4 {
+		t.Errorf("the page has the assets %q, want at least two styles and two scripts", assets)
 	}
-	for _, sheet := range sheets {
-		content, err := get(gitea.URL() + sheet[1])
+	for _, asset := range assets {
+		content, err := get(gitea.URL() + asset[1])
 		if err != nil {
 			t.Error(err)
 		}
