@@ -1,6 +1,6 @@
 # Everything here works on a machine with only Go, git and make. The first run builds
-# the parts of Kubernetes and etcd from their Go modules (about 8 minutes on two cores)
-# and keeps them in bin/. Set KUBEBUILDER_ASSETS to a folder with kube-apiserver and etcd
+# the parts of Kubernetes, etcd and, for tests, Gitea from their Go modules (about 8
+# minutes on two cores, and 3 for Gitea) and keeps them in bin/. Set KUBEBUILDER_ASSETS to a folder with kube-apiserver and etcd
 # to use those instead; what that folder lacks besides is built as well.
 
 .POSIX:
@@ -47,14 +47,14 @@ devcluster: assets ## Build bin/devcluster, a Cluster API management cluster wit
 	@cd dev && go build -o ../bin/.devcluster.tmp.$$$$ ./cmd/devcluster && mv ../bin/.devcluster.tmp.$$$$ ../bin/devcluster
 
 .PHONY: test
-test: assets ## Vet and test everything; the race detector on what needs no API server
+test: assets gitea ## Vet and test everything; the race detector on what needs no API server and no Gitea
 	@hack/test.sh
 
 .PHONY: check
 check: verify lint test-race ## All that a change must pass: verify, lint, and test with the race detector everywhere
 
 .PHONY: test-race
-test-race: assets
+test-race: assets gitea
 	@hack/test.sh --race-all
 
 .PHONY: bench

@@ -1,10 +1,11 @@
 #!/bin/sh
 # Vets and tests every package. kube-apiserver and etcd must be in bin/ or in
-# KUBEBUILDER_ASSETS, kube-controller-manager and kubectl in either.
+# KUBEBUILDER_ASSETS, kube-controller-manager and kubectl in either, gitea in bin/.
 #
 # usage: hack/test.sh [--race-all]
 #
-# The race detector runs on packages that need no API server, with --race-all on all.
+# The race detector runs on packages that need no API server and no Gitea, with
+# --race-all on all.
 set -u
 
 cd "$(dirname "$0")/.." || exit
@@ -36,14 +37,14 @@ if [ "$(go env CGO_ENABLED)" != 1 ] ||
 	}
 fi
 
-# A package needs an API server if its tests import the package that starts one.
+# A package needs an API server or Gitea if its tests import the package that starts one.
 module=$(go list -m) || exit
 packages=$(go list -f '{{.ImportPath}} {{join .TestImports " "}} {{join .XTestImports " "}}' ./...) || exit
-server=$(echo "$packages" | awk -v env="$module/internal/testenv" '{
-	for (i = 1; i <= NF; i++) if ($i == env) { print $1; next }
+server=$(echo "$packages" | awk -v env="$module/internal/testenv" -v gitea="$module/internal/giteatest" '{
+	for (i = 1; i <= NF; i++) if ($i == env || $i == gitea) { print $1; next }
 }')
-pure=$(echo "$packages" | awk -v env="$module/internal/testenv" -v root="$module" '{
-	for (i = 1; i <= NF; i++) if ($i == env) next
+pure=$(echo "$packages" | awk -v env="$module/internal/testenv" -v gitea="$module/internal/giteatest" -v root="$module" '{
+	for (i = 1; i <= NF; i++) if ($i == env || $i == gitea) next
 	if ($1 != root) print $1
 }')
 
@@ -51,12 +52,12 @@ step "go vet" go vet ./...
 # Never from the cache: what they look at is not what Go knows they read.
 step "guards of the repository" go test -count=1 .
 # shellcheck disable=SC2086 # lists of words
-step "packages that need no API server${race:+, with the race detector}" \
+step "packages that need no API server and no Gitea${race:+, with the race detector}" \
 	go test $race -timeout $timeout $pure
-# Each starts an API server of its own; more than two at once need more memory than
-# they save time.
+# Each starts servers of its own; more than two at once need more memory than they
+# save time.
 # shellcheck disable=SC2086 # lists of words
-step "packages that need an API server${race_all:+, with the race detector}" \
+step "packages that need an API server or Gitea${race_all:+, with the race detector}" \
 	go test ${race_all:+-race} -p 2 -timeout $timeout $server
 step "dev: go vet" go -C dev vet ./...
 step "dev: packages" go test -C dev ${race_all:+-race} -timeout $timeout ./...

@@ -24,7 +24,7 @@ unformatted=$("$(go env GOROOT)/bin/gofmt" -l .) || fail "gofmt failed"
 [ -z "$unformatted" ] || fail "not formatted; run gofmt -w on:
 $unformatted"
 
-for mod in go.mod dev/go.mod tools/*/go.mod; do
+for mod in go.mod dev/go.mod tools/*/go.mod tools/*/*/go.mod; do
 	dir=$(dirname "$mod")
 	echo "== go mod tidy in $dir"
 	go -C "$dir" mod tidy -diff || fail "$mod is not tidy: run go mod tidy in $dir"
