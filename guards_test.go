@@ -185,6 +185,32 @@ func TestTools(t *testing.T) {
 	}
 }
 
+// TestToolReplaces checks that tools are built as their authors build them: what their
+// go.mod replaces by another version counts only in the main module, which is ours.
+func TestToolReplaces(t *testing.T) {
+	mods, err := filepath.Glob("tools/*/go.mod")
+	if err != nil || len(mods) == 0 {
+		t.Fatalf("no tools/*/go.mod (%v)", err)
+	}
+	for _, file := range mods {
+		list := exec.Command("go", "list", "-f", "{{.Module.GoMod}}", "tool")
+		list.Dir = filepath.Dir(file)
+		theirs, err := list.Output()
+		if err != nil {
+			t.Errorf("go list tool in %s: %v", list.Dir, err)
+			continue
+		}
+		ours := readGoMod(t, file).Replace
+		for _, their := range strings.Fields(string(theirs)) {
+			for _, r := range readGoMod(t, their).Replace {
+				if r.New.Version != "" && !slices.Contains(ours, r) {
+					t.Errorf("%s does not replace %s by %s %s, as %s does", file, r.Old.Path, r.New.Path, r.New.Version, their)
+				}
+			}
+		}
+	}
+}
+
 // TestLicense checks that the license is the one that we say it is.
 func TestLicense(t *testing.T) {
 	license := readFile(t, "LICENSE")
