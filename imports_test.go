@@ -42,6 +42,7 @@ const (
 	apply     = "internal/apply"
 	plan      = "internal/plan"
 	planner   = "internal/planner"
+	web       = "internal/web"
 	agent     = "internal/agent"
 	cmd       = "cmd/agent"
 	testenv   = "internal/testenv"
@@ -66,8 +67,6 @@ var rows = map[string]row{
 		why: "source serves trees of files and knows nothing of what is in them"},
 	render: {layer: 1, imports: []string{object, tree},
 		why: "a render depends on a tree and values alone: no Git, no cluster, no API types"},
-	sandbox: {layer: 1, imports: []string{render, tree, object},
-		why: "it is render at arm's length, for content nobody approved: it has its limits, and no opinion on the result"},
 	capi: {layer: 1, pure: true, imports: []string{api, object},
 		why: "what Cluster API objects mean is decided from objects alone"},
 	inventory: {layer: 1, pure: true, imports: []string{api, object, capi},
@@ -81,6 +80,12 @@ var rows = map[string]row{
 
 	planner: {layer: 2, imports: []string{api, object, tree, render, capi, inventory, apply, plan},
 		why: "what a tree would do is worked out in one place, by the workers that would do it, and nothing is done"},
+
+	sandbox: {layer: 2, imports: []string{render, tree, object},
+		why: "it is render at arm's length, for content that nobody approved: what the result means is for others"},
+
+	web: {layer: 2, imports: []string{api, forge},
+		why: "what is served over HTTP answers from what it is given: it can reach neither Git nor the API server"},
 
 	agent: {layer: 3, imports: anyLower,
 		why: "the loop joins the workers; they don't know it"},
@@ -114,6 +119,7 @@ var doors = []door{
 	{"github.com/go-logr/logr", nil, ""},
 	{"github.com/prometheus/client_golang/prometheus", nil, ""},
 	{"golang.org/x/sync", nil, ""},
+	{"golang.org/x/time/rate", []string{web}, "deliveries are limited where they come in; whoever sends requests is told by the server"},
 
 	{"github.com/go-git/go-git/v5", []string{source},
 		"a repository handle is not safe to share and remembers what it saw: source wraps it in trees that can't change"},
