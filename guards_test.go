@@ -193,18 +193,22 @@ func TestToolReplaces(t *testing.T) {
 		t.Fatalf("no tools/*/go.mod (%v)", err)
 	}
 	for _, file := range mods {
-		list := exec.Command("go", "list", "-f", "{{.Module.GoMod}}", "tool")
-		list.Dir = filepath.Dir(file)
-		theirs, err := list.Output()
-		if err != nil {
-			t.Errorf("go list tool in %s: %v", list.Dir, err)
-			continue
-		}
-		ours := readGoMod(t, file).Replace
-		for _, their := range strings.Fields(string(theirs)) {
-			for _, r := range readGoMod(t, their).Replace {
-				if r.New.Version != "" && !slices.Contains(ours, r) {
-					t.Errorf("%s does not replace %s by %s %s, as %s does", file, r.Old.Path, r.New.Path, r.New.Version, their)
+		mod := readGoMod(t, file)
+		for _, require := range mod.Require {
+			if !slices.ContainsFunc(mod.Tool, func(tool struct{ Path string }) bool { return within(tool.Path, require.Path) }) {
+				continue
+			}
+			list := exec.Command("go", "list", "-m", "-f", "{{.GoMod}}", require.Path)
+			list.Dir = filepath.Dir(file)
+			theirs, err := list.Output()
+			if err != nil {
+				t.Errorf("go list -m %s in %s: %v", require.Path, list.Dir, err)
+				continue
+			}
+			for _, r := range readGoMod(t, strings.TrimSpace(string(theirs))).Replace {
+				if r.New.Version != "" && !slices.Contains(mod.Replace, r) {
+					t.Errorf("%s does not replace %s by %s %s, as %s %s does",
+						file, r.Old.Path, r.New.Path, r.New.Version, require.Path, require.Version)
 				}
 			}
 		}
