@@ -11,15 +11,12 @@ import (
 
 	"github.com/spf13/cobra"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/client-go/rest"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"capstan.dev/capstan/api/v1alpha1"
 	"capstan.dev/capstan/internal/agent"
 	"capstan.dev/capstan/internal/apply"
-	"capstan.dev/capstan/internal/inventory"
-	"capstan.dev/capstan/internal/object"
 	"capstan.dev/capstan/internal/plan"
 	"capstan.dev/capstan/internal/planner"
 	"capstan.dev/capstan/internal/render"
@@ -70,16 +67,9 @@ Exit code 0: no change. 1: changes. 2: an error, or objects would be refused.`,
 // subject is what is compared: an overlay of the working copy, and what the cluster
 // knows of it.
 type subject struct {
-	tree    tree.Tree
-	path    string
-	owner   apply.Owner
-	fleet   *v1alpha1.Fleet          // nil if there is none
-	overlay *v1alpha1.ClusterOverlay // nil if there is none
-	values  *render.Substitution
-	secrets *unstructured.Unstructured // values that come from Secrets, nil if none do
+	planner.Input
 	applier *apply.Applier
 	others  []string // paths of the Fleet's other overlays in the working copy
-	around  *neighbours
 }
 
 // diff compares a directory with the cluster.
@@ -96,38 +86,28 @@ func (a *app) diff(ctx context.Context, path, fleetName string) (plan.Plan, erro
 	if err != nil {
 		return plan.Plan{}, err
 	}
-	s.tree = tree.FromDir(root)
-	p := plan.Plan{Overlay: s.owner.Overlay, Path: rel, Secrets: s.secrets}
-	gone, err := s.gone(func(warning string) { fmt.Fprintln(a.err, "warning: "+warning) })
-	if err != nil {
-		return p, err
+	s.Tree = tree.FromDir(root)
+	if s.Gone, err = s.gone(a.warn); err != nil {
+		return plan.Plan{}, err
 	}
-	if s.around, err = s.look(ctx); err != nil {
-		return p, err
+	like := planner.BuildInput{Tree: s.Tree, Owner: s.Owner, Substitution: s.Substitution}
+	if s.Around, err = planner.RenderNeighbours(ctx, like, s.others); err != nil {
+		return plan.Plan{}, err
 	}
 	if s.suspended() {
-		fmt.Fprintln(a.err, "warning: it is suspended: the agent would write nothing now")
+		a.warn("it is suspended: the agent would write nothing now")
 	}
-	var desired []inventory.Desired
-	if !gone {
-		built, err := planner.Build(ctx, planner.BuildInput{Tree: s.tree, Owner: s.owner, Substitution: s.values})
-		if err != nil {
-			return p, err
-		}
-		for _, warning := range built.Warnings {
-			fmt.Fprintln(a.err, "warning: "+warning)
-		}
-		desired = built.Desired
-		if p.Changes, err = s.applied(ctx, built, func(halted *apply.Error) {
-			fmt.Fprintln(a.err, "warning: the agent would write nothing now: "+halted.Error())
-		}); err != nil {
-			return p, err
-		}
+	result, err := planner.Plan(ctx, s.applier, s.Input)
+	for _, warning := range result.Warnings {
+		a.warn(warning)
 	}
-	leaving, err := s.leaving(ctx, desired, gone)
-	p.Changes = append(p.Changes, leaving...)
-	return p, err
+	if result.Halted != nil {
+		a.warn("the agent would write nothing now: " + result.Halted.Error())
+	}
+	return result.Plan, err
 }
+
+func (a *app) warn(text string) { fmt.Fprintln(a.err, "warning: "+text) }
 
 // workingCopy finds the repository of a path. The path itself may be gone: then
 // removing it is what is compared.
@@ -145,30 +125,30 @@ func workingCopy(path string) (root, rel string, err error) {
 
 // subject finds the Fleet and the overlay of a directory.
 func (a *app) subject(ctx context.Context, c client.Client, config *rest.Config, namespace, fleetName, path string) (*subject, error) {
-	s := &subject{path: path, owner: apply.Owner{Path: path}}
+	s := &subject{Input: planner.Input{Owner: apply.Owner{Path: path}}}
 	var err error
-	if s.fleet, err = fleetOfPath(ctx, c, namespace, fleetName, path); err != nil {
+	if s.Fleet, err = fleetOfPath(ctx, c, namespace, fleetName, path); err != nil {
 		return nil, err
 	}
 	if s.applier, err = apply.New(apply.Options{Config: config}); err != nil {
 		return nil, err
 	}
-	if s.fleet == nil {
-		fmt.Fprintf(a.err, "warning: no Fleet in namespace %s; objects are compared without Capstan's labels, and deletions are not known\n", namespace)
+	if s.Fleet == nil {
+		a.warn(fmt.Sprintf("no Fleet in namespace %s; objects are compared without Capstan's labels, and deletions are not known", namespace))
 		return s, nil
 	}
-	s.owner.FleetNamespace, s.owner.FleetName = s.fleet.Namespace, s.fleet.Name
-	s.owner.Overlay = planner.OverlayName(s.fleet.Name, path)
-	if s.values, s.secrets, err = agent.GatherSubstitution(ctx, c, s.fleet); err != nil {
+	s.Owner.FleetNamespace, s.Owner.FleetName = s.Fleet.Namespace, s.Fleet.Name
+	s.Owner.Overlay = planner.OverlayName(s.Fleet.Name, path)
+	if s.Substitution, s.Secrets, err = agent.GatherSubstitution(ctx, c, s.Fleet); err != nil {
 		return nil, err
 	}
 	var overlay v1alpha1.ClusterOverlay
-	err = c.Get(ctx, client.ObjectKey{Namespace: s.fleet.Namespace, Name: s.owner.Overlay}, &overlay)
+	err = c.Get(ctx, client.ObjectKey{Namespace: s.Fleet.Namespace, Name: s.Owner.Overlay}, &overlay)
 	switch {
 	case err == nil:
-		s.overlay = &overlay
+		s.Overlay = &overlay
 	case !apierrors.IsNotFound(err):
-		return nil, fmt.Errorf("read ClusterOverlay %s: %w", s.owner.Overlay, err)
+		return nil, fmt.Errorf("read ClusterOverlay %s: %w", s.Owner.Overlay, err)
 	}
 	return s, nil
 }
@@ -191,160 +171,47 @@ func (s *subject) gone(warn func(string)) (bool, error) {
 	if err != nil || found {
 		return false, err
 	}
-	_, err = s.tree.Stat(s.path)
+	_, err = s.Tree.Stat(s.Owner.Path)
 	switch {
 	case err != nil && !errors.Is(err, fs.ErrNotExist):
 		return false, err
-	case err != nil && s.overlay == nil:
-		return false, fmt.Errorf("there is no directory %s, and no overlay of that path in the cluster", s.path)
+	case err != nil && s.Overlay == nil:
+		return false, fmt.Errorf("there is no directory %s, and no overlay of that path in the cluster", s.Owner.Path)
 	case err == nil:
-		warn(fmt.Sprintf("%s is no overlay of Fleet %s: %s", s.path, s.fleet.Name, why))
+		warn(fmt.Sprintf("%s is no overlay of Fleet %s: %s", s.Owner.Path, s.Fleet.Name, why))
 	}
-	return s.overlay != nil, nil
+	return s.Overlay != nil, nil
+}
+
+// discover tells whether the path is an overlay of the working copy, and finds the
+// others. Without a Fleet it is what a person says it is.
+func (s *subject) discover() (found bool, why string, err error) {
+	if s.Fleet == nil {
+		_, err := s.Tree.Stat(s.Owner.Path)
+		return err == nil, "", nil
+	}
+	overlays, skipped, err := render.Discover(render.DiscoverInput{
+		Tree: s.Tree, Paths: s.Fleet.Spec.Overlays.Paths, Exclude: s.Fleet.Spec.Overlays.Exclude,
+	})
+	if err != nil {
+		return false, "", err
+	}
+	for _, o := range overlays {
+		if o.Path == s.Owner.Path {
+			found = true
+		} else {
+			s.others = append(s.others, o.Path)
+		}
+	}
+	why = fmt.Sprintf("no glob of spec.overlays.paths %q matches it", s.Fleet.Spec.Overlays.Paths)
+	for _, o := range skipped {
+		if o.Path == s.Owner.Path {
+			why = o.Reason
+		}
+	}
+	return found, why, nil
 }
 
 func (s *subject) suspended() bool {
-	return s.fleet != nil && s.fleet.Spec.Suspend || s.overlay != nil && s.overlay.Spec.Suspend
-}
-
-// applied asks the API server what applying would do to each object.
-func (s *subject) applied(ctx context.Context, built *planner.Built, halted func(*apply.Error)) ([]plan.Change, error) {
-	req := built.Request(s.owner)
-	req.ReadAll = true
-	if s.fleet == nil {
-		// The objects carry no labels then, and whatever carries any is another's.
-		req.Owner = apply.Owner{FleetName: "none", Overlay: "none"}
-	}
-	report, err := s.applier.DryRun(ctx, req)
-	if err == nil {
-		if from := s.takeovers(report); len(from) > 0 {
-			req.TakeOverFrom = from
-			report, err = s.applier.DryRun(ctx, req)
-		}
-	}
-	if err != nil {
-		return nil, err
-	}
-	if report.Halted != nil {
-		halted(report.Halted)
-	}
-	manifests := map[object.ID]int{}
-	for i, u := range built.Objects {
-		manifests[object.IDOf(u)] = i
-	}
-	changes := make([]plan.Change, 0, len(report.Outcomes))
-	for _, o := range report.Outcomes {
-		change := plan.Change{ID: o.ID, Action: actionOf(o), Before: o.Before, After: o.After, Note: o.Note}
-		if o.Err != nil {
-			change.Error = o.Err.Message
-		}
-		if twice := s.duplicate(o.ID); twice != "" {
-			change.Action, change.Error = plan.Invalid, twice
-		}
-		if change.After == nil {
-			change.After = built.Objects[manifests[o.ID]]
-		}
-		changes = append(changes, change)
-	}
-	return changes, nil
-}
-
-func actionOf(o apply.Outcome) plan.Action {
-	switch o.Action {
-	case apply.ActionCreated:
-		return plan.Create
-	case apply.ActionConfigured:
-		return plan.Update
-	case apply.ActionUnchanged:
-		return plan.Unchanged
-	case apply.ActionSkipped:
-		return plan.Skipped
-	case apply.ActionNotChecked, apply.ActionNotReached:
-		return plan.NotChecked
-	default:
-		if o.Err != nil && (o.Err.Reason == v1alpha1.ConflictReason || o.Err.Reason == v1alpha1.OwnedByOtherReason) {
-			return plan.Conflict
-		}
-		return plan.Invalid
-	}
-}
-
-// leaving says what would become of the objects that are not rendered any more, by
-// the agent's own decision.
-func (s *subject) leaving(ctx context.Context, desired []inventory.Desired, gone bool) ([]plan.Change, error) {
-	if s.overlay == nil {
-		return nil, nil
-	}
-	in := inventory.PruneInput{
-		OverlayUID: s.overlay.UID, OverlayName: s.overlay.Name, Whole: len(desired) == 0,
-		Reason: v1alpha1.ObjectsRemovedReason, Previous: s.overlay.Status.PendingDeletion,
-		Hold: s.around.hold(), NamespacesInUse: s.around.namespaces,
-		Staying: inventory.Staying(s.overlay.Status.Inventory, desired),
-	}
-	switch {
-	case gone:
-		in.Reason = v1alpha1.PathRemovedReason
-	case in.Whole:
-		in.Reason = v1alpha1.EmptyRenderReason
-	}
-	leaving := inventory.Leaving(s.overlay.Status.Inventory, desired)
-	ids := make([]object.ID, 0, len(leaving))
-	for _, entry := range leaving {
-		ids = append(ids, inventory.IDOf(entry.ObjectReference))
-	}
-	for i, entry := range leaving {
-		c := inventory.Candidate{Entry: entry, OwnerLabel: s.overlay.Name, HandedTo: s.around.claims[ids[i]]}
-		c.Live, c.ReadError = s.applier.Get(ctx, entry.ObjectReference)
-		if apply.IsNotFound(c.ReadError) {
-			c.Live, c.ReadError = nil, nil
-		}
-		if c.ReadError != nil {
-			return nil, c.ReadError
-		}
-		if c.Live != nil && c.HandedTo == "" {
-			var err error
-			if c.Users, err = planner.UsersOf(ctx, s.applier, entry, ids); err != nil {
-				return nil, err
-			}
-		}
-		in.Candidates = append(in.Candidates, c)
-	}
-	return leavingChanges(in, inventory.PlanPrune(in)), nil
-}
-
-// leavingChanges puts a prune decision into words.
-func leavingChanges(in inventory.PruneInput, decided inventory.PrunePlan) []plan.Change {
-	live := map[object.ID]inventory.Candidate{}
-	for _, c := range in.Candidates {
-		live[inventory.IDOf(c.Entry.ObjectReference)] = c
-	}
-	deleted, pending := map[object.ID]bool{}, map[object.ID]bool{}
-	for _, ref := range decided.Delete {
-		deleted[inventory.IDOf(ref)] = true
-	}
-	if decided.Pending != nil {
-		for _, ref := range decided.Pending.Objects {
-			pending[inventory.IDOf(ref)] = true
-		}
-	}
-	var changes []plan.Change
-	said := notesOf(decided.Forget, decided.Notes)
-	for _, ref := range decided.Forget {
-		id := inventory.IDOf(ref)
-		if live[id].Live != nil { // else nothing happens to it
-			changes = append(changes, plan.Change{ID: id, Action: plan.Retained, Before: live[id].Live, Note: said[id]})
-		}
-	}
-	for _, entry := range decided.Keep {
-		id := inventory.IDOf(entry.ObjectReference)
-		change := plan.Change{ID: id, Action: plan.Retained, Before: live[id].Live, Note: entry.Message}
-		switch {
-		case pending[id]:
-			change.Action = plan.PendingDeletion
-		case deleted[id]:
-			change.Action, change.Note = plan.Delete, ""
-		}
-		changes = append(changes, change)
-	}
-	return changes
+	return s.Fleet != nil && s.Fleet.Spec.Suspend || s.Overlay != nil && s.Overlay.Spec.Suspend
 }

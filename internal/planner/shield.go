@@ -1,0 +1,389 @@
+package planner
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"maps"
+	"reflect"
+	"slices"
+	"strconv"
+	"strings"
+
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+
+	"capstan.dev/capstan/internal/apply"
+	"capstan.dev/capstan/internal/inventory"
+	"capstan.dev/capstan/internal/object"
+	"capstan.dev/capstan/internal/plan"
+)
+
+const (
+	// minValue is the length below which a value is not looked for inside of texts: it
+	// would be found everywhere.
+	minValue = 4
+	// minQuoted is the same for what a live object holds, secret or not.
+	minQuoted = 8
+)
+
+// shield keeps the values of Secrets, and what else is live, from a stranger. A
+// stranger's manifests hold placeholders instead of the values, so a value in them
+// is the stranger's guess: it is left as it is, and only what comes from the cluster
+// is cleaned. To mask the guess would be to confirm it.
+type shield struct {
+	// values maps placeholders to the values that they stand for.
+	values map[string]string
+	// restorer puts values in place of placeholders; cleaner does the opposite, in
+	// texts that come from the cluster, and leaves short values.
+	restorer, cleaner *strings.Replacer
+	// same maps placeholders to the first that stands for the same value.
+	same *strings.Replacer
+	// secrets are the values in the form of a Secret.
+	secrets *unstructured.Unstructured
+}
+
+func newShield(in Input) *shield {
+	s := &shield{values: in.Placeholders, secrets: in.Secrets}
+	// Long values first: one may be part of another.
+	names := slices.SortedFunc(maps.Keys(in.Placeholders), func(a, b string) int {
+		return cmp.Or(cmp.Compare(len(in.Placeholders[b]), len(in.Placeholders[a])), cmp.Compare(a, b))
+	})
+	first := map[string]string{}
+	var restore, clean, same []string
+	for _, name := range names {
+		value := in.Placeholders[name]
+		restore = append(restore, name, value)
+		if first[value] == "" {
+			first[value] = name
+			if len(value) >= minValue {
+				clean = append(clean, value, name)
+			}
+		}
+		same = append(same, name, first[value])
+	}
+	s.restorer, s.cleaner, s.same = strings.NewReplacer(restore...), strings.NewReplacer(clean...), strings.NewReplacer(same...)
+	return s
+}
+
+// placeholders are what is masked in a plan.
+func (s *shield) placeholders() *unstructured.Unstructured {
+	names := map[string]any{}
+	for name := range s.values {
+		names[name] = name
+	}
+	return secretOf(names)
+}
+
+func secretOf(values map[string]any) *unstructured.Unstructured {
+	if len(values) == 0 {
+		return nil
+	}
+	return &unstructured.Unstructured{Object: map[string]any{"apiVersion": "v1", "kind": "Secret", "stringData": values}}
+}
+
+// restore returns an object as it is applied after a merge.
+func (s *shield) restore(u *unstructured.Unstructured) *unstructured.Unstructured {
+	if len(s.values) == 0 {
+		return u
+	}
+	content, _ := mapTexts(u.Object, s.restorer.Replace).(map[string]any)
+	return &unstructured.Unstructured{Object: content}
+}
+
+// digests are what the object may be recorded with. An expression that is a whole
+// value takes the type of what it stands for, unless it was in quotes: that can't be
+// seen any more.
+func (s *shield) digests(digester object.Digester, u *unstructured.Unstructured) ([]string, error) {
+	variants := []*unstructured.Unstructured{s.restore(u)}
+	if s.holdsTyped(u) {
+		content, _ := mapValues(u.Object, func(text string) any {
+			if typed, ok := typed(s.values[text]); ok {
+				return typed
+			}
+			return s.restorer.Replace(text)
+		}).(map[string]any)
+		variants = append(variants, &unstructured.Unstructured{Object: content})
+	}
+	var digests []string
+	for _, v := range variants {
+		digest, err := digester.Object(anonymous(v))
+		if err != nil {
+			return nil, err
+		}
+		digests = append(digests, digest)
+	}
+	return digests, nil
+}
+
+// holdsTyped reports whether a manifest has a placeholder where a number or a boolean
+// may belong.
+func (s *shield) holdsTyped(u *unstructured.Unstructured) bool {
+	return slices.ContainsFunc(leaves(u.Object, false), func(leaf string) bool {
+		_, ok := typed(s.values[leaf])
+		return ok
+	})
+}
+
+// typed reads an integer or a boolean, as the renderer does.
+func typed(value string) (any, bool) {
+	if i, err := strconv.ParseInt(value, 10, 64); err == nil {
+		return i, true
+	}
+	return value == "true", value == "true" || value == "false"
+}
+
+// desired names objects as they are recorded.
+func (s *shield) desired(desired []inventory.Desired) []inventory.Desired {
+	restored := slices.Clone(desired)
+	for i := range restored {
+		ref := &restored[i].Ref
+		ref.Namespace, ref.Name = s.restorer.Replace(ref.Namespace), s.restorer.Replace(ref.Name)
+	}
+	return restored
+}
+
+// holdsValue reports whether a stranger's manifest spells out a secret value.
+func (s *shield) holdsValue(v any) bool {
+	found := false
+	for _, text := range leaves(v, true) {
+		for _, value := range s.values {
+			found = found || len(value) >= minValue && strings.Contains(text, value)
+		}
+	}
+	return found
+}
+
+// clean takes secret values out of a text that comes from the cluster.
+func (s *shield) clean(text string) string {
+	if s.holdsPlaceholder(text) {
+		return text
+	}
+	return object.Scrub(s.cleaner.Replace(text), s.secrets)
+}
+
+func (s *shield) holdsPlaceholder(text string) bool {
+	for name := range s.values {
+		if strings.Contains(text, name) {
+			return true
+		}
+	}
+	return false
+}
+
+// texts masks placeholders.
+func (s *shield) texts(texts []string) []string {
+	masked := make([]string, 0, len(texts))
+	for _, text := range texts {
+		masked = append(masked, object.Scrub(text, s.placeholders()))
+	}
+	return masked
+}
+
+// answer returns what a dry-run has answered as it may be shown: what the manifest
+// doesn't say comes from the cluster.
+func (s *shield) answer(answer, manifest *unstructured.Unstructured) *unstructured.Unstructured {
+	content, _ := s.cleanOther(answer.Object, manifest.Object).(map[string]any)
+	return &unstructured.Unstructured{Object: content}
+}
+
+// cleanOther cleans a value, but for the parts that another says too.
+func (s *shield) cleanOther(v, said any) any {
+	if reflect.DeepEqual(v, said) {
+		return mapTexts(v, s.same.Replace)
+	}
+	switch v := v.(type) {
+	case string:
+		return s.clean(s.same.Replace(v))
+	case map[string]any:
+		m, _ := said.(map[string]any)
+		cleaned := make(map[string]any, len(v))
+		for key, child := range v {
+			if _, theirs := m[key]; !theirs {
+				key = s.clean(key)
+			}
+			cleaned[key] = s.cleanOther(child, m[key])
+		}
+		return cleaned
+	case []any:
+		list, _ := said.([]any)
+		cleaned := make([]any, 0, len(v))
+		for i, child := range v {
+			cleaned = append(cleaned, s.cleanOther(child, counterpart(list, i, child)))
+		}
+		return cleaned
+	}
+	if fmt.Sprint(v) == fmt.Sprint(said) { // whatever type of number it came as
+		return v
+	}
+	return s.number(v)
+}
+
+// live returns a live object as it may be shown beside what it becomes, after.
+func (s *shield) live(live, after *unstructured.Unstructured) *unstructured.Unstructured {
+	if live == nil {
+		return nil
+	}
+	content, _ := s.cleanLive(live.Object, after.Object).(map[string]any)
+	return &unstructured.Unstructured{Object: content}
+}
+
+// cleanLive cleans a value. Where it is what a placeholder in its counterpart stands
+// for it becomes that, so that the two don't differ.
+func (s *shield) cleanLive(v, after any) any {
+	if text, ok := after.(string); ok && s.holdsPlaceholder(text) && s.restorer.Replace(text) == fmt.Sprint(v) {
+		return text
+	}
+	switch v := v.(type) {
+	case string:
+		return s.clean(v)
+	case map[string]any:
+		m, _ := after.(map[string]any)
+		cleaned := make(map[string]any, len(v))
+		for key, child := range v {
+			cleaned[s.clean(key)] = s.cleanLive(child, m[key])
+		}
+		return cleaned
+	case []any:
+		list, _ := after.([]any)
+		cleaned := make([]any, 0, len(v))
+		for i, child := range v {
+			cleaned = append(cleaned, s.cleanLive(child, counterpart(list, i, child)))
+		}
+		return cleaned
+	}
+	return s.number(v)
+}
+
+// number hides a number or a boolean that is a secret value.
+func (s *shield) number(v any) any {
+	if text := fmt.Sprint(v); v != nil && s.clean(text) != text {
+		return s.clean(text)
+	}
+	return v
+}
+
+// counterpart finds the element of a list that stands for one of another: by name,
+// or at the same place.
+func counterpart(list []any, i int, element any) any {
+	m, _ := element.(map[string]any)
+	if name, _ := m["name"].(string); name != "" {
+		for _, other := range list {
+			if o, _ := other.(map[string]any); o["name"] == name {
+				return other
+			}
+		}
+		return nil
+	}
+	if i < len(list) {
+		return list[i]
+	}
+	return nil
+}
+
+// quoting takes out of a text what it can have only from the live object: secret
+// values and all others that the manifest doesn't say.
+func (s *shield) quoting(text string, manifest, live *unstructured.Unstructured) string {
+	said := map[string]bool{}
+	if manifest != nil {
+		for _, leaf := range leaves(manifest.Object, true) {
+			said[leaf] = true
+		}
+	}
+	whole := strings.Join(slices.Collect(maps.Keys(said)), "\n")
+	quoted := map[string]any{}
+	for _, value := range s.values {
+		if len(value) >= minValue && !strings.Contains(whole, value) {
+			quoted[fmt.Sprint(len(quoted))] = value
+		}
+	}
+	if live != nil {
+		content := maps.Clone(live.Object)
+		if metadata, ok := content["metadata"].(map[string]any); ok {
+			metadata = maps.Clone(metadata)
+			delete(metadata, "managedFields") // field paths, which errors name
+			content["metadata"] = metadata
+		}
+		for _, leaf := range leaves(content, false) {
+			if len(leaf) >= minQuoted && !said[leaf] {
+				quoted[fmt.Sprint(len(quoted))] = leaf
+			}
+		}
+	}
+	return object.Scrub(text, secretOf(quoted))
+}
+
+// problem is an error of the API server as it may be shown.
+func (s *shield) problem(err *apply.Error) *apply.Error {
+	id := err.ID
+	id.Namespace, id.Name = s.clean(id.Namespace), s.clean(id.Name)
+	return &apply.Error{ID: id, Reason: err.Reason, Message: s.clean(err.Message), Transient: err.Transient}
+}
+
+// err does the same for an error that ends a plan.
+func (s *shield) err(err error) error {
+	var problem *apply.Error
+	if errors.As(err, &problem) {
+		return s.problem(problem)
+	}
+	return err
+}
+
+// leaving shows of objects that leave Git what is decided, not what they hold.
+func (s *shield) leaving(changes []plan.Change) []plan.Change {
+	for i := range changes {
+		c := &changes[i]
+		c.ID.Namespace, c.ID.Name = s.clean(c.ID.Namespace), s.clean(c.ID.Name)
+		c.Before, c.Note = nil, s.clean(c.Note)
+	}
+	return changes
+}
+
+// mapTexts returns a copy of a value with all texts replaced that are no keys.
+func mapTexts(v any, replace func(string) string) any {
+	return mapValues(v, func(text string) any { return replace(text) })
+}
+
+func mapValues(v any, replace func(string) any) any {
+	switch v := v.(type) {
+	case string:
+		return replace(v)
+	case map[string]any:
+		mapped := make(map[string]any, len(v))
+		for key, child := range v {
+			mapped[key] = mapValues(child, replace)
+		}
+		return mapped
+	case []any:
+		mapped := make([]any, 0, len(v))
+		for _, child := range v {
+			mapped = append(mapped, mapValues(child, replace))
+		}
+		return mapped
+	}
+	return v
+}
+
+// leaves lists the values below one that hold no others, and the keys if wanted, as
+// texts.
+func leaves(v any, keys bool) []string {
+	switch v := v.(type) {
+	case map[string]any:
+		var all []string
+		for key, child := range v {
+			if keys {
+				all = append(all, key)
+			}
+			all = append(all, leaves(child, keys)...)
+		}
+		return all
+	case []any:
+		var all []string
+		for _, child := range v {
+			all = append(all, leaves(child, keys)...)
+		}
+		return all
+	case nil:
+		return nil
+	}
+	return []string{fmt.Sprint(v)}
+}
