@@ -47,7 +47,8 @@ render works with no cluster; all other commands use the current kubeconfig.`,
 	flags.StringVar(&a.context, "context", "", "context of the kubeconfig to use")
 	flags.StringVarP(&a.namespace, "namespace", "n", "", "namespace of the Fleets; default: that of the context")
 	root.AddCommand(newRunCommand(a), newRenderCommand(a), newDiffCommand(a), newStatusCommand(a),
-		newReconcileCommand(a), newSuspendCommand(a, true), newSuspendCommand(a, false), newApproveCommand(a))
+		newReconcileCommand(a), newSuspendCommand(a, true), newSuspendCommand(a, false), newApproveCommand(a),
+		newSandboxCommand(a))
 	return root
 }
 
