@@ -167,10 +167,14 @@ type ReportedStatus struct {
 	//
 	// +optional
 	Overlay string `json:"overlay,omitempty"`
-	// State is pending, success, failure or error.
-	State string `json:"state"`
+	// State is pending, success, failure or error; empty until it was posted.
+	//
+	// +optional
+	State string `json:"state,omitempty"`
 	// Digest stands for the text and the link.
-	Digest string `json:"digest"`
+	//
+	// +optional
+	Digest string `json:"digest,omitempty"`
 	// Time at which it was posted.
 	//
 	// +optional

@@ -40,8 +40,10 @@ type Pages interface {
 	URL(fleet types.NamespacedName, overlay string) string
 }
 
-// Reconcile posts the commit statuses that the forge lacks. A crash after a post and
-// before the record has it posted again, which changes nothing at the forge.
+// Reconcile posts the commit statuses that the forge lacks. What is posted for the
+// first time is recorded first, so a crash leaves nothing at the forge that is not
+// followed. A crash before the outcome is recorded has it posted again, which changes
+// nothing there.
 func (r *reportReconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Result, error) {
 	var fleet v1alpha1.Fleet
 	if err := r.client.Get(ctx, req.NamespacedName, &fleet); err != nil {
@@ -59,11 +61,16 @@ func (r *reportReconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctr
 	if err != nil {
 		return ctrl.Result{}, err
 	}
+	if decision.Intend() {
+		if err := r.record(ctx, &fleet, &decision); err != nil {
+			return ctrl.Result{}, err
+		}
+	}
 	failure := r.post(ctx, &fleet, &decision)
 	if ctx.Err() != nil && len(decision.Posts) > 0 {
 		failure = nil // stopping says nothing about the forge; what got through is recorded
 	}
-	if err := r.record(context.WithoutCancel(ctx), &fleet, &decision, failure); err != nil {
+	if err := r.record(context.WithoutCancel(ctx), &fleet, &decision, r.outcome(&fleet, failure)); err != nil {
 		return ctrl.Result{}, err
 	}
 	if failure == nil {
@@ -121,25 +128,36 @@ func (r *reportReconciler) post(ctx context.Context, fleet *v1alpha1.Fleet, deci
 	return errors.Join(refused...)
 }
 
-// record keeps what the forge has, and says so if it can't be told.
-func (r *reportReconciler) record(ctx context.Context, known *v1alpha1.Fleet, decision *commitstatus.Decision, failure error) error {
-	condition := metav1.Condition{Status: metav1.ConditionTrue, Reason: v1alpha1.SucceededReason, Message: "the forge is told what becomes of commits"}
-	if failure != nil {
-		condition = metav1.Condition{Status: metav1.ConditionFalse, Reason: reportReason(failure), Message: failure.Error()}
-	}
-	if was := meta.FindStatusCondition(known.Status.Conditions, v1alpha1.ReportedCondition); failure != nil && (was == nil || was.Reason != condition.Reason) {
-		r.recorder.Event(known, corev1.EventTypeWarning, condition.Reason, truncate(condition.Message))
-	}
-	tip, commits := decision.Record()
-	return updateFleetStatus(ctx, r.client, r.reader, known, func(f *v1alpha1.Fleet) {
-		if tip == "" && failure == nil {
-			return // nothing is known yet, so there is nothing to say
+// outcome is the condition that says whether the forge could be told. An event goes
+// with it if it is news that it could not.
+func (r *reportReconciler) outcome(known *v1alpha1.Fleet, failure error) metav1.Condition {
+	if failure == nil {
+		return metav1.Condition{
+			Type: v1alpha1.ReportedCondition, Status: metav1.ConditionTrue, Reason: v1alpha1.SucceededReason,
+			Message: "the forge is told what becomes of commits",
 		}
+	}
+	reason := reportReason(failure)
+	if was := meta.FindStatusCondition(known.Status.Conditions, v1alpha1.ReportedCondition); was == nil || was.Reason != reason {
+		r.recorder.Event(known, corev1.EventTypeWarning, reason, truncate(failure.Error()))
+	}
+	return metav1.Condition{Type: v1alpha1.ReportedCondition, Status: metav1.ConditionFalse, Reason: reason, Message: failure.Error()}
+}
+
+// record keeps what the forge has, or is about to get.
+func (r *reportReconciler) record(ctx context.Context, known *v1alpha1.Fleet, decision *commitstatus.Decision, conditions ...metav1.Condition) error {
+	tip, commits := decision.Record()
+	if tip == "" {
+		return nil // nothing is known yet, so there is nothing to say
+	}
+	return updateFleetStatus(ctx, r.client, r.reader, known, func(f *v1alpha1.Fleet) {
 		if f.Status.Forge == nil {
 			f.Status.Forge = &v1alpha1.ForgeStatus{}
 		}
 		f.Status.Forge.Tip, f.Status.Forge.Commits = tip, commits
-		setCondition(&f.Status.Conditions, f.Generation, v1alpha1.ReportedCondition, condition.Status, condition.Reason, condition.Message)
+		for _, c := range conditions {
+			setCondition(&f.Status.Conditions, f.Generation, c.Type, c.Status, c.Reason, c.Message)
+		}
 	})
 }
 

@@ -173,6 +173,21 @@ func statusOf(entry *v1alpha1.ReportedCommit, context string) *v1alpha1.Reported
 	return &entry.Statuses[i]
 }
 
+// Intend notes the contexts that are about to be posted for the first time, and
+// reports whether there are any. They are to be recorded before they are posted: who
+// is killed in between must know, when a later commit has come meanwhile, what there
+// is to close.
+func (d *Decision) Intend() bool {
+	news := false
+	for _, p := range d.Posts {
+		if entry := d.entry(p.Commit); statusOf(entry, p.Context) == nil {
+			entry.Statuses = append(entry.Statuses, v1alpha1.ReportedStatus{Context: p.Context, Overlay: p.Overlay})
+			news = true
+		}
+	}
+	return news
+}
+
 // Acknowledge notes that the forge has a post.
 func (d *Decision) Acknowledge(p Post, now time.Time) {
 	entry := d.entry(p.Commit)
@@ -208,7 +223,7 @@ func (d *Decision) Record() (tip string, commits []v1alpha1.ReportedCommit) {
 	}
 	for _, c := range d.record.Commits {
 		if c.Commit == d.record.Tip || open[c.Commit] || !d.closed[c.Commit] && len(c.Statuses) > 0 {
-			commits = append(commits, c)
+			commits = append(commits, *c.DeepCopy())
 		}
 	}
 	return d.record.Tip, commits[:min(len(commits), maxCommits)]

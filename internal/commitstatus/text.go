@@ -43,7 +43,7 @@ func (t tally) sum(c *commit) (State, string) {
 	case t.superseded > 0 && c.entry.Overlays == nil:
 		return Failure, "superseded by " + short(c.Tip) + " before all overlays were looked at"
 	case t.superseded > 0:
-		return Failure, fmt.Sprintf("superseded by later commits before %d of %s were done", t.superseded, overlays(t.total))
+		return Failure, fmt.Sprintf("superseded by later commits: %d of %s not done", t.superseded, overlays(t.total))
 	case t.total == 0:
 		return Success, "no cluster affected"
 	case len(t.done) == 0:
