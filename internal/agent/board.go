@@ -27,8 +27,11 @@ type view struct {
 	sequence int64
 	revision source.Revision
 	tree     tree.Tree
-	// paths are the overlays of the commit.
-	paths map[string]bool
+	// paths are the overlays of the commit, which was searched with search. unfollowed
+	// says that there would be others, which can't be overlays.
+	paths      map[string]bool
+	search     render.DiscoverInput
+	unfollowed bool
 	// substitution is nil if the Fleet declares none.
 	substitution *render.Substitution
 	// serviceAccount is the identity to act under; "" is the agent's own.

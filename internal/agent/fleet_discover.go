@@ -24,9 +24,10 @@ import (
 
 // discoverStep lists the overlays of the commit.
 func discoverStep(ctx context.Context, run *fleetRun) error {
-	overlays, skipped, err := render.Discover(render.DiscoverInput{
+	run.next.search = render.DiscoverInput{
 		Tree: run.snapshot.Tree, Paths: run.fleet.Spec.Overlays.Paths, Exclude: run.fleet.Spec.Overlays.Exclude,
-	})
+	}
+	overlays, skipped, err := render.Discover(run.next.search)
 	if err != nil {
 		reason := v1alpha1.InvalidSpecReason
 		if errors.Is(err, render.ErrTree) {
@@ -43,6 +44,7 @@ func discoverStep(ctx context.Context, run *fleetRun) error {
 	run.next.paths = make(map[string]bool, len(overlays))
 	for _, o := range overlays {
 		if why := unfit(o.Path); why != "" {
+			run.next.unfollowed = true
 			skipped = append(skipped, render.Skipped{Path: o.Path, Reason: why})
 			ctrl.LoggerFrom(ctx).Info("directory can't be an overlay", "path", o.Path, "reason", why)
 			continue

@@ -59,6 +59,42 @@ func (c Closure) Unchanged(t tree.Tree) (bool, error) {
 	return true, nil
 }
 
+// Mentions reports whether a change at a path may change one of the answers: a file or
+// link that is added, modified or removed there. It is asked without a tree to look at,
+// so when in doubt it says so.
+func (c Closure) Mentions(p string) bool {
+	p, ok := tree.Clean(p)
+	if !ok || p == "" {
+		return true
+	}
+	if _, asked := c.answers[p]; asked {
+		return true
+	}
+	for dir := p; dir != ""; {
+		dir = dirOf(dir)
+		a, asked := c.answers[dir]
+		switch {
+		case !asked:
+		case a.kind != tree.Dir, a.listing != "":
+			return true // it may become a directory, or its listing another one
+		case dir != "" && !c.knowsWithin(dir):
+			return true // what changes may be the last file in it
+		}
+	}
+	return false
+}
+
+// knowsWithin reports whether something is known to be in a directory, which then stays
+// one whatever happens to others in it.
+func (c Closure) knowsWithin(dir string) bool {
+	for p, a := range c.answers {
+		if a.kind == tree.File && strings.HasPrefix(p, dir+"/") {
+			return true
+		}
+	}
+	return false
+}
+
 // ask puts one question to a tree.
 func ask(t tree.Tree, p string, content, listing bool) (answer, error) {
 	e, err := t.Stat(p)

@@ -73,6 +73,42 @@ func Discover(in DiscoverInput) ([]Overlay, []Skipped, error) {
 	return d.lists(candidates)
 }
 
+// Concerns reports whether a change at a path may add or remove an overlay. What is
+// included by an overlay is in its closure, so only kustomization files of directories
+// that may be overlays count here. The tree is not looked at.
+func (in DiscoverInput) Concerns(p string) bool {
+	p, ok := tree.Clean(p)
+	if !ok || p == "" {
+		return true
+	}
+	if !isKustomizationName(path.Base(p)) {
+		return false
+	}
+	if len(in.Paths) == 0 {
+		in.Paths = defaultPaths
+	}
+	for _, g := range in.Paths {
+		// The root is no overlay, and has no closure, but what it includes is its base.
+		if matchGlob(elements(g), nil) {
+			return true
+		}
+	}
+	dir := elements(dirOf(p))
+	return slices.ContainsFunc(in.Paths, func(g string) bool { return matchGlob(elements(g), dir) }) && !in.excludes(dir)
+}
+
+// excludes reports whether a directory is left out.
+func (in DiscoverInput) excludes(dir []string) bool {
+	for _, g := range in.Exclude {
+		for n := len(dir); n >= 0; n-- {
+			if matchGlob(elements(g), dir[:n]) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
 type discovery struct {
 	tree    tree.Tree
 	skipped map[string]string
