@@ -18,6 +18,7 @@ import (
 //	mirror.git    the bare mirror
 //	rebuild.git   the next one, while it is built
 //	previous.git  the one before; snapshots handed out earlier may still read it
+//	incoming      packs of pull requests, while they are received and checked
 //
 // The mirror keeps one reference, refs/capstan/tracked, whatever the remote's is
 // called. All of it may be deleted at any time while nothing runs.
@@ -41,6 +42,7 @@ func mirrorFolder(dir string, loc location, ref Ref) (string, error) {
 func (d *disk) mirror() string   { return filepath.Join(d.root, "mirror.git") }
 func (d *disk) rebuilt() string  { return filepath.Join(d.root, "rebuild.git") }
 func (d *disk) previous() string { return filepath.Join(d.root, "previous.git") }
+func (d *disk) incoming() string { return filepath.Join(d.root, "incoming") }
 
 // prepare takes the lock, removes what a killed process left behind and makes
 // sure that there is a mirror, perhaps an empty one.
@@ -61,7 +63,7 @@ func (d *disk) prepare() error {
 }
 
 func (d *disk) clean() error {
-	for _, dir := range []string{d.rebuilt(), d.previous()} {
+	for _, dir := range []string{d.rebuilt(), d.previous(), d.incoming()} {
 		if err := os.RemoveAll(dir); err != nil {
 			return diskError(err)
 		}

@@ -96,6 +96,18 @@ func (f *flights) leave(fl *flight) {
 	}
 }
 
+// enter announces work beside the flights, which wait waits for. It reports false
+// if the intake has ended; else the caller must call leave.
+func (f *flights) enter(life context.Context) (leave func(), ok bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.closed || life.Err() != nil {
+		return nil, false
+	}
+	f.ended.Add(1)
+	return f.ended.Done, true
+}
+
 // wait ends the intake and waits until nothing runs. Life must have ended.
 func (f *flights) wait() {
 	f.mu.Lock()

@@ -40,6 +40,9 @@ type Mirror struct {
 	// held is the result of the last Sync that succeeded. Only the running Sync
 	// uses it, and there is one at a time.
 	held heldSnapshot
+
+	proposing chan struct{} // filled by the Proposal that talks to the server
+	proposed  atomic.Bool   // a pull request's pack was added since packs were last counted for it
 }
 
 type heldSnapshot struct {
@@ -51,7 +54,7 @@ type heldSnapshot struct {
 type Stats struct {
 	// LsRemotes is how often a server was asked for its references.
 	LsRemotes int64
-	// Fetches is how often a pack was asked for, rebuilds included.
+	// Fetches is how often a pack was asked for, rebuilds and pull requests included.
 	Fetches int64
 	// Rebuilds is how often the mirror was fetched anew as a whole.
 	Rebuilds int64
@@ -86,6 +89,7 @@ func Open(opts Options) (*Mirror, error) {
 	m.loader = loader{store: m.store, forest: newForest(), limits: m.limits}
 	m.life, m.endLife = context.WithCancel(context.Background())
 	m.flights.work = m.sync
+	m.proposing = make(chan struct{}, 1)
 	return m, nil
 }
 
@@ -170,7 +174,7 @@ func (m *Mirror) Stats() Stats {
 	return s
 }
 
-// Close ends a running Sync, waits for it and frees the folder. Contents that
+// Close ends a running Sync and Proposals, waits for them and frees the folder. Contents that
 // aren't cached can't be read from snapshots any more. The mirror stays on disk.
 func (m *Mirror) Close() error {
 	m.endLife()

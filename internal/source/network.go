@@ -103,36 +103,49 @@ func (m *Mirror) fetch(c *conversation, t target, mirror string, have []plumbing
 // fetchPack asks for objects and adds them to a mirror as one pack. A failure, or
 // a crash, adds nothing.
 func (m *Mirror) fetchPack(c *conversation, wants []plumbing.Hash, mirror string, have []plumbing.Hash) error {
-	const doing = "fetching"
+	name, err := m.receive(c, wants, have, packDir(mirror), m.limits.PackBytes)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = os.Remove(name) }() // after installPack there is nothing to remove
+	objects, err := installPack(name, packDir(mirror))
+	if err != nil {
+		return m.remoteError(c.parent, fetching, err)
+	}
+	m.stats.objects.Add(objects)
+	m.store.refresh()
+	return nil
+}
+
+// fetching is what errors say of a fetch.
+const fetching = "fetching"
+
+// receive asks for objects and saves the pack, unchecked, to a temporary file in a
+// folder, which the caller removes. A failure, but not a crash, leaves none.
+func (m *Mirror) receive(c *conversation, wants, have []plumbing.Hash, dir string, limit int64) (name string, err error) {
 	m.stats.fetches.Add(1)
 	// No shallow, no filter, no thin packs and no tags that weren't asked for.
 	req := packp.NewUploadPackRequestFromCapabilities(c.caps)
 	req.Wants, req.Haves = wants, have
 	if c.caps.Supports(capability.NoProgress) {
 		if err := req.Capabilities.Set(capability.NoProgress); err != nil {
-			return err
+			return "", err
 		}
 	}
 	resp, err := c.session.UploadPack(c.ctx, req)
 	if err != nil {
-		return m.remoteError(c.ctx, doing, err)
+		return "", m.remoteError(c.ctx, fetching, err)
 	}
 	defer func() { _ = resp.Close() }() // what counts was read, or failed
-	name, err := savePack(packReader(req.Capabilities, resp), packDir(mirror))
-	if name != "" {
-		defer func() { _ = os.Remove(name) }() // after installPack there is nothing to remove
-	}
-	if err != nil {
-		return m.remoteError(c.ctx, doing, err)
+	pack := &boundedReader{r: packReader(req.Capabilities, resp), limit: limit, left: limit}
+	if name, err = savePack(pack, dir); err != nil {
+		if name != "" {
+			_ = os.Remove(name) // the next start would
+		}
+		return "", m.remoteError(c.ctx, fetching, err)
 	}
 	c.stop() // the server has done its part; indexing may take its time
-	objects, err := installPack(name, packDir(mirror))
-	if err != nil {
-		return m.remoteError(c.parent, doing, err)
-	}
-	m.stats.objects.Add(objects)
-	m.store.refresh()
-	return nil
+	return name, nil
 }
 
 func packReader(caps *capability.List, r io.Reader) io.Reader {

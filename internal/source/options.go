@@ -89,8 +89,8 @@ type Limits struct {
 	CacheBytes int64
 	// Packs is how many packs may pile up before the mirror is rebuilt. Default 50.
 	Packs int
-	// ProposalBytes is the largest pack that is taken for a pull request. Unpacked,
-	// it may have sixteen times that. Default 64 MiB.
+	// ProposalBytes is the largest pack that is taken for a pull request, and the
+	// largest object in it. Unpacked it may have sixteen times that. Default 64 MiB.
 	ProposalBytes int64
 	// ProposalPaths is the most files and directories that a pull request may
 	// change. Default 10,000.
@@ -104,6 +104,15 @@ const (
 	// maxAdvertisement bounds the list of references, in bytes. Repositories with
 	// a hundred thousand of them need about 8 MiB.
 	maxAdvertisement = 256 * mib
+	// maxUnpacked is how many times its limit a pull request's pack may have
+	// unpacked, against packs made to exhaust the memory and time of who reads them.
+	maxUnpacked = 16
+	// maxProposalObjects bounds the objects in a pull request's pack, for the same
+	// reason.
+	maxProposalObjects = 250_000
+	// maxAncestors bounds the search for the commit where a pull request left the
+	// target's history.
+	maxAncestors = 200_000
 )
 
 func (l *Limits) setDefaults() {

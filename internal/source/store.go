@@ -77,6 +77,26 @@ func (s *store) swap(rename func() error, folders ...billy.Filesystem) error {
 	return nil
 }
 
+// add makes files part of the present mirror, by renaming them, if it holds the
+// commit that they build on; zero for none. The mirror isn't swapped meanwhile.
+func (s *store) add(base plumbing.Hash, rename func() error) (added bool, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed || len(s.generations) == 0 {
+		return false, errClosed
+	}
+	if !base.IsZero() {
+		if held, err := s.generations[0].holds(base); err != nil || !held {
+			return false, nil
+		}
+	}
+	if err := rename(); err != nil {
+		return false, err
+	}
+	s.closeHandles()
+	return true, nil
+}
+
 // refresh makes objects visible that a fetch added.
 func (s *store) refresh() {
 	s.mu.Lock()
@@ -104,6 +124,13 @@ func (s *store) closeHandles() {
 	for _, g := range s.generations {
 		g.close()
 	}
+}
+
+// setDamaged records a damage that was found by other means than a missing object.
+func (s *store) setDamaged() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.damaged = true
 }
 
 // isDamaged reports whether an object was found missing since the last swap.
@@ -135,14 +162,19 @@ func (s *store) read(typ plumbing.ObjectType, h plumbing.Hash) ([]byte, error) {
 
 // readAny is read for an object of any of these types.
 func (s *store) readAny(h plumbing.Hash, types ...plumbing.ObjectType) (typ plumbing.ObjectType, content []byte, err error) {
-	err = s.each(h, func(g *generation) (err error) {
-		typ, content, err = g.read(h)
-		if err == nil && !slices.Contains(types, typ) {
-			err = fmt.Errorf("it is a %s, not a %s", typ, types[0])
+	err = s.each(h, reading(h, &typ, &content, types))
+	return typ, content, err
+}
+
+// reading reads an object of any of these types from a generation.
+func reading(h plumbing.Hash, typ *plumbing.ObjectType, content *[]byte, types []plumbing.ObjectType) func(*generation) error {
+	return func(g *generation) (err error) {
+		*typ, *content, err = g.read(h)
+		if err == nil && !slices.Contains(types, *typ) {
+			err = fmt.Errorf("it is a %s, not a %s", *typ, types[0])
 		}
 		return err
-	})
-	return typ, content, err
+	}
 }
 
 // peel follows annotated tags to their commit.
@@ -190,12 +222,53 @@ func (s *store) holdsAnywhere(h plumbing.Hash) bool {
 	return !s.closed && slices.ContainsFunc(s.generations, func(g *generation) bool { ok, _ := g.holds(h); return ok })
 }
 
-// each tries the generations in order until one can read the object.
+// each reads an object that a sound mirror has. Failing to is a damage.
 func (s *store) each(h plumbing.Hash, read func(*generation) error) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	answered, err := s.find(h, read)
+	if answered {
+		return err
+	}
+	if !s.lost[h] {
+		s.damaged = true
+		if len(s.lost) < 10_000 {
+			s.lost[h] = true
+		}
+	}
+	e := corruptf("object %s can't be read: %v; %s", h, err, s.hint)
+	e.URL = s.url
+	return e
+}
+
+// attempt is each for an object that a sound mirror may lack. Failing to leaves no
+// mark.
+func (s *store) attempt(h plumbing.Hash, read func(*generation) error) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	answered, err := s.find(h, read)
+	if answered {
+		return err
+	}
+	e := errorf(ProposalLost, "object %s of the pull request can't be read: %v; it was dropped when the mirror was rebuilt, "+
+		"or its repository lacks it", h, err)
+	e.URL = s.url
+	return e
+}
+
+// try is read by attempt.
+func (s *store) try(h plumbing.Hash, types ...plumbing.ObjectType) (content []byte, err error) {
+	var typ plumbing.ObjectType
+	err = s.attempt(h, reading(h, &typ, &content, types))
+	return content, err
+}
+
+// find tries the generations in order until one can read the object, or says that
+// it is too large. If none does, err says why the present one couldn't. The lock
+// must be held.
+func (s *store) find(h plumbing.Hash, read func(*generation) error) (answered bool, err error) {
 	if s.closed {
-		return errClosed
+		return true, errClosed
 	}
 	first := errMissing
 	for i, g := range s.generations {
@@ -208,21 +281,13 @@ func (s *store) each(h plumbing.Hash, read func(*generation) error) error {
 			delete(s.lost, h)
 		}
 		if err == nil || ReasonOf(err) == TooLarge {
-			return err
+			return true, err
 		}
 		if i == 0 {
 			first = err
 		}
 	}
-	if !s.lost[h] {
-		s.damaged = true
-		if len(s.lost) < 10_000 {
-			s.lost[h] = true
-		}
-	}
-	err := corruptf("object %s can't be read: %v; %s", h, first, s.hint)
-	err.URL = s.url
-	return err
+	return false, first
 }
 
 func (g *generation) open() *filesystem.Storage {

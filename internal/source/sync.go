@@ -29,6 +29,7 @@ func (m *Mirror) syncOnce(ctx context.Context) (*Snapshot, error) {
 	}
 	damaged := m.store.isDamaged() || !isMirror(m.disk.mirror()) // or somebody emptied the cache
 	if m.ref.Commit != "" && m.held.snapshot != nil && !damaged {
+		m.compactProposals(ctx)
 		return m.held.snapshot, nil // a commit doesn't change; there is nothing to ask
 	}
 	c, err := m.dial(ctx)
@@ -41,6 +42,7 @@ func (m *Mirror) syncOnce(ctx context.Context) (*Snapshot, error) {
 		return nil, err
 	}
 	if !damaged && m.isHeld(t) {
+		m.compactProposals(ctx)
 		return m.hold(t, m.held.snapshot), nil
 	}
 	held, broken := m.store.holds(t.want)
@@ -99,6 +101,14 @@ func (m *Mirror) compact(ctx context.Context) {
 	}
 	if err != nil {
 		m.log.Info("mirror could not be rebuilt, keeping it", "reason", err.Error())
+	}
+}
+
+// compactProposals is compact for a Sync that fetched nothing: packs of pull
+// requests may have come meanwhile.
+func (m *Mirror) compactProposals(ctx context.Context) {
+	if m.proposed.Swap(false) {
+		m.compact(ctx)
 	}
 }
 
