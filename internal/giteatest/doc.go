@@ -5,11 +5,13 @@
 //
 //	gitea := giteatest.ForTest(t)
 //	user := gitea.NewUser(t)
+//	err := gitea.CreateRepo(t.Context(), user.Name, "fleet", true)
 //	...
-//	git push gitea.GitURL(user.Name, user.Password, user.Name, "fleet")
+//	repo.Git("push", gitea.GitURL(user.Name, user.Password, user.Name, "fleet"), "main")
 //
 // `make gitea` builds bin/gitea. Templates, translations and pictures come from
-// Gitea's Go module. What is not in the module is what npm makes of Gitea's
-// scripts and styles: pages can be read and forms sent, but nothing that needs a
-// script works, such as menus. See styles.go.
+// Gitea's Go module, which the go command finds or downloads. What npm makes of
+// Gitea's scripts and styles is not in the module: pages can be read and one can
+// sign in, but what needs a script does not work, such as the button that merges;
+// see styles.go.
 package giteatest

@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"testing"
 )
 
@@ -67,9 +68,15 @@ func NewForTest(t testing.TB, opts Options) *Server {
 		if err := s.Stop(); err != nil {
 			t.Error(err)
 		}
+		if t.Failed() {
+			t.Logf("the log of Gitea ends with:\n%s", tail(s.LogFile()))
+		}
 	})
 	return s
 }
+
+// users counts them for all servers: one that was started again has those of the last.
+var users atomic.Int64
 
 // User is who signs in to a server.
 type User struct{ Name, Password string }
@@ -77,7 +84,7 @@ type User struct{ Name, Password string }
 // NewUser makes a user whom no other test has.
 func (s *Server) NewUser(t testing.TB) User {
 	t.Helper()
-	u := User{Name: fmt.Sprintf("user-%d", s.users.Add(1)), Password: secret()}
+	u := User{Name: fmt.Sprintf("user-%d", users.Add(1)), Password: secret()}
 	if err := s.CreateUser(t.Context(), u.Name, u.Password); err != nil {
 		t.Fatal(err)
 	}

@@ -146,8 +146,9 @@ func get(address string) (string, error) {
 	return string(body), err
 }
 
-// A server that is started again has its address and its data, after a stop and
-// after a crash.
+// A server that is started again has its address and its data: after a stop, after
+// a crash, and after a crash at its first start, before it was known that there is
+// an administrator.
 func TestStartAgain(t *testing.T) {
 	dir := t.TempDir()
 	gitea := giteatest.NewForTest(t, giteatest.Options{Dir: dir})
@@ -155,7 +156,22 @@ func TestStartAgain(t *testing.T) {
 	_, remote := repository(t, gitea, true)
 	repo := gittest.NewRepo(t)
 	var commit string
-	for i, end := range []func(*giteatest.Server) error{(*giteatest.Server).Stop, (*giteatest.Server).Kill} {
+	forget := func(s *giteatest.Server) error {
+		if err := s.Kill(); err != nil {
+			return err
+		}
+		file := filepath.Join(dir, "state.json")
+		state, err := os.ReadFile(file)
+		if err != nil {
+			return err
+		}
+		forgotten := strings.Replace(string(state), `"AdminMade":true`, `"AdminMade":false`, 1)
+		if forgotten == string(state) {
+			return fmt.Errorf("nothing to forget in %s", state)
+		}
+		return os.WriteFile(file, []byte(forgotten), 0o600)
+	}
+	for i, end := range []func(*giteatest.Server) error{(*giteatest.Server).Stop, (*giteatest.Server).Kill, forget} {
 		commit = repo.Commit(map[string]string{"a": strconv.Itoa(i)}, "next")
 		repo.Git("push", "--quiet", remote, "main")
 		if err := end(gitea); err != nil {
@@ -172,6 +188,7 @@ func TestStartAgain(t *testing.T) {
 		if got := repo.Git("ls-remote", remote, "refs/heads/main"); !strings.HasPrefix(got, commit) {
 			t.Errorf("main is %q, want %s", got, commit)
 		}
+		gitea.NewUser(t) // the administrator can still work
 	}
 }
 

@@ -15,7 +15,6 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
-	"sync/atomic"
 	"syscall"
 	"time"
 )
@@ -48,13 +47,13 @@ const (
 	stopTimeout = 30 * time.Second
 )
 
-// Server is a running Gitea.
+// Server is a running Gitea. Its methods are safe for concurrent use, except
+// Stop and Kill.
 type Server struct {
 	opts  Options
 	state state
 	ca    []byte
 	http  *http.Client
-	users atomic.Int64 // of NewUser
 
 	cmd      *exec.Cmd
 	exited   chan struct{} // closed when the process has ended
