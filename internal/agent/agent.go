@@ -7,7 +7,6 @@ import (
 	"math/rand/v2"
 	"runtime"
 	"slices"
-	"sync"
 	"time"
 
 	"github.com/go-logr/logr"
@@ -30,6 +29,8 @@ import (
 	"capstan.dev/capstan/api/v1alpha1"
 	"capstan.dev/capstan/internal/apply"
 	"capstan.dev/capstan/internal/forge"
+	"capstan.dev/capstan/internal/planner"
+	"capstan.dev/capstan/internal/sandbox"
 	"capstan.dev/capstan/internal/source"
 )
 
@@ -57,6 +58,11 @@ type Options struct {
 	Clock clock.PassiveClock
 	// Registerer gets the agent's metrics. Required.
 	Registerer prometheus.Registerer
+	// Sandbox is the command line that runs [sandbox.Serve], for pull requests to be
+	// rendered in. Default: none, and pull requests are not planned.
+	Sandbox []string
+	// PullWorkers is how many pull requests are planned at a time. Default 1.
+	PullWorkers int
 	// OpenForge opens the client of a forge. Default: [forge.Open].
 	OpenForge func(forge.Options) (forge.Forge, error)
 	// Pages makes the links of commit statuses. Default: none.
@@ -74,6 +80,7 @@ func (o *Options) complete() error {
 	orDefault(&o.FleetWorkers, 16)
 	orDefault(&o.OverlayWorkers, 4*runtime.GOMAXPROCS(0))
 	orDefault(&o.Requests, 8)
+	orDefault(&o.PullWorkers, 1)
 	orDefault(&o.RetryFirst, time.Second)
 	orDefault(&o.RetryMost, 5*time.Minute)
 	if o.Clock == nil {
@@ -122,12 +129,21 @@ func Setup(ctx context.Context, mgr manager.Manager, opts Options) error {
 	if err != nil {
 		return fmt.Errorf("index overlays by Fleet: %w", err)
 	}
-	s := &setup{Options: opts, mgr: mgr, applier: applier, metrics: metrics, queue: &lateQueue{}, reports: &lateQueue{}}
+	s := &setup{Options: opts, mgr: mgr, applier: applier, metrics: metrics, queue: &objectQueue{}, reports: &objectQueue{}, pulls: &lateQueue[pullRequest]{}}
 	s.values = &valueCache{metadata: mgr.GetClient(), live: mgr.GetAPIReader()}
 	s.key = &digestKey{reader: mgr.GetAPIReader(), writer: mgr.GetClient(), namespace: opts.Namespace}
+	s.mirrors = &mirrors{
+		base: source.Options{Dir: s.CacheDir, AllowLocal: s.AllowLocal, Clock: s.Clock, Log: s.Log},
+		open: map[types.NamespacedName]*openMirror{},
+	}
+	s.forges = &forges{
+		open: s.OpenForge, base: forge.Options{Clock: s.Clock, Log: s.Log, Observe: s.metrics.asked},
+		values: s.values, held: map[types.NamespacedName]*openForge{},
+	}
+	s.replan = func(*v1alpha1.Fleet) {}
 	s.board = newBoard(s.queue.add)
 	s.board.settled = s.reports.add
-	return errors.Join(s.fleets(), s.overlays(), s.summaries(), s.tellForges())
+	return errors.Join(s.fleets(), s.overlays(), s.summaries(), s.tellForges(), s.pullRequests())
 }
 
 // setup is what the reconcilers share.
@@ -139,19 +155,20 @@ type setup struct {
 	key     *digestKey
 	board   *board
 	values  *valueCache
+	mirrors *mirrors
+	forges  *forges
 	// queue takes overlays, reports takes fleets whose forge is to be told something.
-	queue, reports *lateQueue
+	queue, reports *objectQueue
+	pulls          *lateQueue[pullRequest]
+	// replan has a Fleet's pull requests looked at again.
+	replan func(*v1alpha1.Fleet)
 }
 
 // fleets sets the fleet reconciler up.
 func (s *setup) fleets() error {
-	open := &mirrors{
-		base: source.Options{Dir: s.CacheDir, AllowLocal: s.AllowLocal, Clock: s.Clock, Log: s.Log},
-		open: map[types.NamespacedName]*openMirror{},
-	}
 	if err := s.mgr.Add(manager.RunnableFunc(func(ctx context.Context) error {
 		<-ctx.Done()
-		return open.close()
+		return s.mirrors.close()
 	})); err != nil {
 		return err
 	}
@@ -159,11 +176,11 @@ func (s *setup) fleets() error {
 		client: s.mgr.GetClient(), reader: s.mgr.GetAPIReader(),
 		open:    func(o source.Options) (Mirror, error) { return source.Open(o) },
 		scan:    s.scan,
-		mirrors: open,
+		mirrors: s.mirrors,
 		values:  s.values,
-		key:     s.key, board: s.board, enqueue: s.queue.add, report: s.reports.add,
+		key:     s.key, board: s.board, enqueue: s.queue.add, report: s.reports.add, replan: func(f *v1alpha1.Fleet) { s.replan(f) },
 		recorder: s.recorder(), metrics: s.metrics,
-		jitter: func(d time.Duration) time.Duration { return source.Jitter(d, 0.1, s.Random) },
+		jitter: s.jitter,
 	}
 	requested := predicate.Or(predicate.GenerationChangedPredicate{}, annotationChanged(v1alpha1.RequestedAtAnnotation))
 	return ctrl.NewControllerManagedBy(s.mgr).Named("fleet").
@@ -179,13 +196,8 @@ func (s *setup) fleets() error {
 func (s *setup) overlays() error {
 	r := &overlayReconciler{
 		client: s.mgr.GetClient(), live: s.mgr.GetAPIReader(),
-		applier: func(namespace, account string) (Applier, error) {
-			if account == "" {
-				return s.applier, nil
-			}
-			return s.applier.As("system:serviceaccount:" + namespace + ":" + account)
-		},
-		key: s.key, board: s.board, clock: s.Clock,
+		applier: func(namespace, account string) (Applier, error) { return s.as(namespace, account) },
+		key:     s.key, board: s.board, clock: s.Clock,
 		recorder: s.recorder(), metrics: s.metrics,
 		written:  &written{last: map[types.NamespacedName]*v1alpha1.ClusterOverlay{}},
 		attempts: &attempts{first: s.RetryFirst, most: s.RetryMost, count: map[types.NamespacedName]int{}},
@@ -215,11 +227,7 @@ func (s *setup) summaries() error {
 func (s *setup) tellForges() error {
 	r := &reportReconciler{
 		client: s.mgr.GetClient(), reader: s.mgr.GetAPIReader(), board: s.board, pages: s.Pages,
-		forges: &forges{
-			open: s.OpenForge, base: forge.Options{Clock: s.Clock, Log: s.Log, Observe: s.metrics.asked},
-			values: s.values, held: map[types.NamespacedName]*openForge{},
-		},
-		recorder: s.recorder(), clock: s.Clock, pauses: &pauses{held: map[types.NamespacedName]*pause{}},
+		forges: s.forges, recorder: s.recorder(), clock: s.Clock, pauses: &pauses{held: map[types.NamespacedName]*pause{}},
 	}
 	return ctrl.NewControllerManagedBy(s.mgr).Named("report").
 		For(&v1alpha1.Fleet{}, builder.WithPredicates(predicate.GenerationChangedPredicate{})).
@@ -228,6 +236,48 @@ func (s *setup) tellForges() error {
 		WithOptions(controller.Options{MaxConcurrentReconciles: s.FleetWorkers, RateLimiter: s.backoff()}).
 		Complete(r)
 }
+
+// pullRequests sets the reconciler up that plans pull requests.
+func (s *setup) pullRequests() error {
+	r := &pullReconciler{
+		client: s.mgr.GetClient(), reader: s.mgr.GetAPIReader(),
+		board: s.board, mirrors: s.mirrors, forges: s.forges, key: s.key, pages: s.Pages,
+		applier: func(namespace, account string) (planner.Applier, error) { return s.as(namespace, account) },
+		sandbox: func(ctx context.Context) (Sandbox, error) {
+			return sandbox.Start(ctx, sandbox.Options{Command: s.Sandbox, Log: s.Log})
+		},
+		recorder: s.recorder(),
+		jitter:   s.jitter,
+		checked:  &checkedPulls{heads: map[pullRequest]string{}, errors: map[pullRequest]string{}},
+		enqueue:  s.pulls.add,
+	}
+	if len(s.Sandbox) == 0 {
+		return nil
+	}
+	s.replan = r.replan
+	lists := handler.TypedEnqueueRequestsFromMapFunc(func(_ context.Context, o client.Object) []pullRequest {
+		return []pullRequest{{Fleet: client.ObjectKeyFromObject(o)}}
+	})
+	requested := predicate.Or(predicate.GenerationChangedPredicate{}, annotationChanged(v1alpha1.RequestedAtAnnotation))
+	return builder.TypedControllerManagedBy[pullRequest](s.mgr).Named("pullrequest").
+		Watches(&v1alpha1.Fleet{}, lists, builder.WithPredicates(requested)).
+		WatchesRawSource(s.pulls).
+		WithOptions(controller.TypedOptions[pullRequest]{
+			MaxConcurrentReconciles: s.PullWorkers,
+			RateLimiter:             workqueue.NewTypedItemExponentialFailureRateLimiter[pullRequest](s.RetryFirst, s.RetryMost),
+		}).
+		Complete(r)
+}
+
+// as returns the Applier that acts under a ServiceAccount; "" is the agent itself.
+func (s *setup) as(namespace, account string) (*apply.Applier, error) {
+	if account == "" {
+		return s.applier, nil
+	}
+	return s.applier.As("system:serviceaccount:" + namespace + ":" + account)
+}
+
+func (s *setup) jitter(d time.Duration) time.Duration { return source.Jitter(d, 0.1, s.Random) }
 
 // soon asks for the Fleet of an overlay. Overlays change in bursts, so it waits a
 // moment and asks once.
@@ -348,29 +398,5 @@ func annotationChanged(key string) predicate.Predicate {
 		CreateFunc:  func(event.CreateEvent) bool { return true },
 		DeleteFunc:  func(event.DeleteEvent) bool { return true },
 		GenericFunc: func(event.GenericEvent) bool { return true },
-	}
-}
-
-// lateQueue reaches the overlay controller's queue once that has started. What is
-// added before is dropped, and not lost: the view was published first, and every
-// overlay is looked at when the controller starts.
-type lateQueue struct {
-	mu    sync.Mutex
-	queue workqueue.TypedRateLimitingInterface[reconcile.Request]
-}
-
-// Start implements a controller's source.
-func (q *lateQueue) Start(_ context.Context, queue workqueue.TypedRateLimitingInterface[reconcile.Request]) error {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	q.queue = queue
-	return nil
-}
-
-func (q *lateQueue) add(overlay types.NamespacedName) {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	if q.queue != nil {
-		q.queue.Add(reconcile.Request{NamespacedName: overlay})
 	}
 }

@@ -142,6 +142,16 @@ func (m *mirrors) get(fleet types.NamespacedName, o source.Options, version stri
 	return mirror, nil
 }
 
+// held returns the open mirror of a Fleet, nil if there is none.
+func (m *mirrors) held(fleet types.NamespacedName) Mirror {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if held := m.open[fleet]; held != nil {
+		return held.mirror
+	}
+	return nil
+}
+
 // drop closes the mirror of a Fleet that is no more. Its folder is a cache and
 // stays.
 func (m *mirrors) drop(fleet types.NamespacedName) {

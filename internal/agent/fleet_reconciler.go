@@ -25,6 +25,8 @@ type Mirror interface {
 	// Sync returns the newest commit of the tracked ref, after one look at the
 	// remote and at most one fetch. On error the caller keeps what it has.
 	Sync(ctx context.Context) (*source.Snapshot, error)
+	// Proposal is what a pull request would make of the tracked ref.
+	Proposal(ctx context.Context, ref string, target *source.Snapshot) (*source.Proposal, error)
 	Stats() source.Stats
 	Close() error
 }
@@ -42,7 +44,9 @@ type fleetReconciler struct {
 	board   *board
 	enqueue func(overlay types.NamespacedName)
 	// report asks for the fleet's forge to be told what is new.
-	report   func(fleet types.NamespacedName)
+	report func(fleet types.NamespacedName)
+	// replan has the fleet's pull requests looked at again.
+	replan   func(*v1alpha1.Fleet)
 	recorder record.EventRecorder
 	metrics  *metrics
 	jitter   func(time.Duration) time.Duration

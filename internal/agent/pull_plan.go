@@ -1,0 +1,242 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/types"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"capstan.dev/capstan/api/v1alpha1"
+	"capstan.dev/capstan/internal/apply"
+	"capstan.dev/capstan/internal/forge"
+	"capstan.dev/capstan/internal/object"
+	"capstan.dev/capstan/internal/plan"
+	"capstan.dev/capstan/internal/planner"
+	"capstan.dev/capstan/internal/render"
+	"capstan.dev/capstan/internal/sandbox"
+	"capstan.dev/capstan/internal/tree"
+)
+
+// verdict is what is said of a pull request.
+type verdict struct {
+	state       forge.State
+	description string
+	overlays    []plan.OverlayPlan
+	notes       []string
+}
+
+// planPullStep renders what the pull request concerns, and compares it with the
+// cluster by dry-runs. Its content is a stranger's: it is rendered in a child process
+// and planned as untrusted.
+func planPullStep(ctx context.Context, run *pullRun) error {
+	if run.verdict != nil {
+		return nil
+	}
+	box, err := run.sandbox(ctx)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err := box.Close(); err != nil {
+			ctrl.LoggerFrom(ctx).Error(err, "end the sandbox of a pull request")
+		}
+	}()
+	found, _, err := box.Discover(ctx, render.DiscoverInput{
+		Tree: run.proposal.Tree, Paths: run.fleet.Spec.Overlays.Paths, Exclude: run.fleet.Spec.Overlays.Exclude,
+	})
+	if err != nil {
+		return run.faulty(ctx, err)
+	}
+	paths := make(map[string]bool, len(found))
+	for _, o := range found {
+		if unfit(o.Path) == "" {
+			paths[o.Path] = true
+		}
+	}
+	concerned, err := run.board.concerned(run.name.Fleet, run.view, run.proposal.Tree, paths)
+	if err != nil {
+		return err
+	}
+	plans, err := run.plans(ctx, box, concerned, paths)
+	if err != nil {
+		return run.faulty(ctx, err)
+	}
+	ok, description := plan.Verdict(plans)
+	run.verdict = &verdict{state: forge.Success, description: description, overlays: plans}
+	if !ok {
+		run.verdict.state = forge.Failure
+	}
+	return nil
+}
+
+// faulty tells what is wrong with the pull request from what is wrong here: an error
+// of the sandbox is the content's fault, unless we are stopping.
+func (run *pullRun) faulty(ctx context.Context, err error) error {
+	if ctx.Err() == nil && errors.Is(err, sandbox.ErrKilled) || errors.Is(ctx.Err(), context.DeadlineExceeded) {
+		run.verdict = &verdict{state: forge.Failure, description: err.Error()}
+		return nil
+	}
+	return err
+}
+
+// concerned lists the overlays, by path, that render otherwise from another tree than
+// from the view's, and those that come or go.
+func (b *board) concerned(fleet types.NamespacedName, v *view, other tree.Tree, paths map[string]bool) ([]string, error) {
+	b.mu.Lock()
+	closures := map[string]render.Closure{}
+	if f := b.fleets[fleet]; f != nil {
+		for path, r := range f.renderings {
+			if r != nil && r.sequence == v.sequence {
+				closures[path] = r.closure
+			}
+		}
+	}
+	b.mu.Unlock()
+	all := maps.Clone(v.paths)
+	maps.Copy(all, paths)
+	var concerned []string
+	for _, path := range slices.Sorted(maps.Keys(all)) {
+		closure, known := closures[path]
+		if known && v.paths[path] && paths[path] {
+			same, err := closure.Unchanged(other)
+			if err != nil {
+				return nil, fmt.Errorf("compare the inputs of %s: %w", path, err)
+			}
+			if same {
+				continue
+			}
+		}
+		concerned = append(concerned, path)
+	}
+	return concerned, nil
+}
+
+// keepBuilt is how many renders are kept in memory between the two looks at them, and
+// how many plans are kept with their objects.
+const keepBuilt = 50
+
+// plans renders the concerned overlays and plans them one by one. All are rendered
+// first: what one loses another may have.
+func (run *pullRun) plans(ctx context.Context, box Sandbox, concerned []string, paths map[string]bool) ([]plan.OverlayPlan, error) {
+	var overlays v1alpha1.ClusterOverlayList
+	if err := run.client.List(ctx, &overlays, client.InNamespace(run.fleet.Namespace), client.MatchingFields{fleetIndex: run.fleet.Name}); err != nil {
+		return nil, err
+	}
+	except := make(map[string]bool, len(concerned))
+	for _, path := range concerned {
+		except[path] = true
+	}
+	around := planner.NeighboursFromInventories(overlays.Items, except)
+	values, placeholders := run.view.untrusted(run.digest)
+	input := func(path string) planner.BuildInput {
+		return planner.BuildInput{
+			Tree: run.proposal.Tree, Owner: run.ownerOf(path), Substitution: values, Digester: run.digest, Renderer: box,
+		}
+	}
+	kept, failed := map[string]*planner.Built{}, map[string]error{}
+	for _, path := range concerned {
+		if !paths[path] {
+			continue
+		}
+		built, err := planner.Build(ctx, input(path))
+		if ctx.Err() != nil || errors.Is(err, render.ErrTree) {
+			return nil, errors.Join(ctx.Err(), err)
+		}
+		if err != nil {
+			failed[path], built = err, nil
+		}
+		around.Add(path, run.ownerOf(path).Overlay, built)
+		if len(kept) < keepBuilt && built != nil {
+			kept[path] = built
+		}
+	}
+	applier, err := run.applier(run.fleet.Namespace, run.view.serviceAccount)
+	if err != nil {
+		return nil, err
+	}
+	byPath := map[string]*v1alpha1.ClusterOverlay{}
+	for i := range overlays.Items {
+		if o := &overlays.Items[i]; o.Name == planner.OverlayName(run.fleet.Name, o.Spec.Path) {
+			byPath[o.Spec.Path] = o
+		}
+	}
+	all := make([]plan.OverlayPlan, 0, len(concerned))
+	for i, path := range concerned {
+		if failed[path] != nil {
+			all = append(all, plan.OverlayPlan{Path: path, Err: run.view.scrub(failed[path].Error())})
+			continue
+		}
+		result, err := planner.Plan(ctx, applier, planner.Input{
+			Tree: run.proposal.Tree, Fleet: run.fleet, Overlay: byPath[path], Owner: run.ownerOf(path), Gone: !paths[path],
+			Built: kept[path], Renderer: box, Substitution: values, Secrets: run.view.secrets, Placeholders: placeholders,
+			Digester: run.digest, Around: around, Untrusted: true,
+		})
+		delete(kept, path)
+		if err != nil {
+			return nil, err
+		}
+		if i >= keepBuilt {
+			slim(&result.Plan)
+		}
+		all = append(all, plan.OverlayPlan{Path: path, Plan: result.Plan})
+	}
+	return all, nil
+}
+
+// slim drops the objects of a plan that is too far down to be shown with them.
+func slim(p *plan.Plan) {
+	for i := range p.Changes {
+		c := &p.Changes[i]
+		if c.Error == "" && c.Note == "" { // else they are needed to scrub what is said
+			c.Before, c.After = nil, nil
+		}
+	}
+}
+
+func (run *pullRun) ownerOf(path string) apply.Owner {
+	return apply.Owner{
+		FleetNamespace: run.fleet.Namespace, FleetName: run.fleet.Name,
+		Overlay: planner.OverlayName(run.fleet.Name, path), Path: path,
+	}
+}
+
+// untrusted is the view's substitution with placeholders for the values that come
+// from Secrets. Nobody can guess a placeholder, so none can be written into a pull
+// request.
+func (v *view) untrusted(digest object.Digester) (*render.Substitution, map[string]string) {
+	if v.substitution == nil {
+		return nil, nil
+	}
+	values, placeholders := maps.Clone(v.substitution.Values), map[string]string{}
+	for key, value := range v.secretValues() {
+		_, name, _ := strings.Cut(key, "/")
+		if values[name] == value && v.substitution.Values[name] == value {
+			placeholder := "capstan-" + digest.Strings("placeholder", name)[:24]
+			values[name], placeholders[placeholder] = placeholder, value
+		}
+	}
+	return &render.Substitution{Values: values}, placeholders
+}
+
+// secretValues are the values of variables that come from Secrets, by name of the
+// Secret and key.
+func (v *view) secretValues() map[string]string {
+	if v.secrets == nil {
+		return nil
+	}
+	values, _, err := unstructured.NestedStringMap(v.secrets.Object, "stringData")
+	if err != nil {
+		return nil
+	}
+	return values
+}
+
+// scrub takes values that come from Secrets out of a text.
+func (v *view) scrub(text string) string { return object.Scrub(text, v.secrets) }

@@ -1,0 +1,215 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/tools/record"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"capstan.dev/capstan/api/v1alpha1"
+	"capstan.dev/capstan/internal/forge"
+	"capstan.dev/capstan/internal/object"
+	"capstan.dev/capstan/internal/planner"
+	"capstan.dev/capstan/internal/render"
+	"capstan.dev/capstan/internal/source"
+)
+
+// pullRequest names a pull request of a Fleet's repository. Number 0 stands for the
+// list of those that are open.
+type pullRequest struct {
+	Fleet  types.NamespacedName
+	Number int
+}
+
+// Sandbox renders what nobody has approved.
+type Sandbox interface {
+	Discover(ctx context.Context, in render.DiscoverInput) ([]render.Overlay, []render.Skipped, error)
+	Render(ctx context.Context, in render.Input) (*render.Result, error)
+	Close() error
+}
+
+// pullReconciler says on a pull request what it would do. It applies nothing.
+type pullReconciler struct {
+	client   client.Client
+	reader   client.Reader
+	board    *board
+	mirrors  *mirrors
+	forges   *forges
+	key      *digestKey
+	applier  func(namespace, serviceAccount string) (planner.Applier, error)
+	sandbox  func(ctx context.Context) (Sandbox, error)
+	pages    Pages
+	recorder record.EventRecorder
+	jitter   func(time.Duration) time.Duration
+	checked  *checkedPulls
+	enqueue  func(pullRequest)
+}
+
+// pullTime bounds the work on one pull request.
+const pullTime = 10 * time.Minute
+
+// pullRun is one look at one pull request, filled in by its steps.
+type pullRun struct {
+	*pullReconciler
+
+	name   pullRequest
+	fleet  *v1alpha1.Fleet
+	view   *view
+	forge  forge.Forge
+	digest object.Digester
+
+	pull     forge.PullRequest
+	proposal *source.Proposal
+	// verdict is what is to be said, nil as long as that isn't known.
+	verdict *verdict
+}
+
+type pullStep struct {
+	name string
+	run  func(context.Context, *pullRun) error
+}
+
+// pullSteps is the whole of what happens to a pull request.
+var pullSteps = []pullStep{
+	{"read", readPullStep},
+	{"fetch", fetchPullStep},
+	{"plan", planPullStep},
+	{"tell", tellPullStep},
+}
+
+// Reconcile looks at one pull request, or at the list.
+func (r *pullReconciler) Reconcile(ctx context.Context, name pullRequest) (ctrl.Result, error) {
+	var fleet v1alpha1.Fleet
+	if err := r.client.Get(ctx, name.Fleet, &fleet); err != nil {
+		r.checked.forget(name.Fleet)
+		return ctrl.Result{}, client.IgnoreNotFound(err)
+	}
+	if !plansPulls(&fleet) {
+		r.checked.forget(name.Fleet)
+		return ctrl.Result{}, r.forgetPulls(ctx, &fleet, func(v1alpha1.ReportedPullRequest) bool { return true })
+	}
+	view := r.board.view(name.Fleet)
+	if view == nil || view.suspended {
+		return ctrl.Result{}, nil // reading Git, or resuming, asks again
+	}
+	ctx, cancel := context.WithTimeout(ctx, pullTime)
+	defer cancel()
+	run := &pullRun{pullReconciler: r, name: name, fleet: &fleet, view: view}
+	err := run.open(ctx)
+	if err == nil && name.Number == 0 {
+		var interval time.Duration
+		if interval, err = run.list(ctx); err == nil {
+			return ctrl.Result{RequeueAfter: interval}, nil
+		}
+	} else if err == nil {
+		err = run.steps(ctx)
+	}
+	return run.result(ctx, err)
+}
+
+// plansPulls reports whether pull requests to a Fleet's branch are planned.
+func plansPulls(f *v1alpha1.Fleet) bool {
+	spec := f.Spec.Forge
+	return f.DeletionTimestamp.IsZero() && !f.Spec.Suspend && f.Spec.Git.Ref.Branch != "" &&
+		spec != nil && spec.SecretRef != nil && spec.PullRequests.Mode != v1alpha1.PullRequestsIgnore
+}
+
+// open gets what every look needs.
+func (run *pullRun) open(ctx context.Context) error {
+	var err error
+	if run.digest, err = run.key.get(ctx); err != nil {
+		return err
+	}
+	run.forge, err = run.forges.get(ctx, run.fleet)
+	return err
+}
+
+func (run *pullRun) steps(ctx context.Context) error {
+	for _, step := range pullSteps {
+		if err := step.run(ctx, run); errors.Is(err, errStop) {
+			return nil
+		} else if err != nil {
+			return fmt.Errorf("%s pull request %d: %w", step.name, run.name.Number, err)
+		}
+	}
+	return nil
+}
+
+// result says when to try again. The forge may name the time.
+func (run *pullRun) result(ctx context.Context, err error) (ctrl.Result, error) {
+	if err == nil || errors.Is(err, context.Canceled) {
+		return ctrl.Result{}, nil
+	}
+	if run.checked.news(run.name, err) {
+		run.recorder.Event(run.fleet, corev1.EventTypeWarning, "PullRequestNotPlanned", truncate(err.Error()))
+	}
+	if e, ok := errors.AsType[*forge.Error](err); ok && e.Kind == forge.RateLimited && e.RetryAfter > 0 {
+		ctrl.LoggerFrom(ctx).Info("the forge wants fewer requests", "retryAfter", e.RetryAfter.String())
+		return ctrl.Result{RequeueAfter: e.RetryAfter}, nil
+	}
+	return ctrl.Result{}, err
+}
+
+// checkedPulls remembers which heads were looked at since the start, so that the list
+// leads to work only where there is some. What was said is in the Fleet's status.
+type checkedPulls struct {
+	mu     sync.Mutex
+	heads  map[pullRequest]string
+	errors map[pullRequest]string
+}
+
+// is reports whether a head was looked at.
+func (c *checkedPulls) is(pull pullRequest, head string) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.heads[pull] == head
+}
+
+func (c *checkedPulls) done(pull pullRequest, head string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.heads[pull] = head
+	delete(c.errors, pull)
+}
+
+// drop forgets one that is closed.
+func (c *checkedPulls) drop(pull pullRequest) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(c.heads, pull)
+	delete(c.errors, pull)
+}
+
+// forget forgets all of a Fleet.
+func (c *checkedPulls) forget(fleet types.NamespacedName) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for pull := range c.heads {
+		if pull.Fleet == fleet {
+			delete(c.heads, pull)
+		}
+	}
+	for pull := range c.errors {
+		if pull.Fleet == fleet {
+			delete(c.errors, pull)
+		}
+	}
+}
+
+// news reports whether an error is another one than the last.
+func (c *checkedPulls) news(pull pullRequest, err error) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.errors[pull] == err.Error() {
+		return false
+	}
+	c.errors[pull] = err.Error()
+	return true
+}
