@@ -24,6 +24,8 @@ var (
 	setStatus = operation{"set-status", "setting the commit status",
 		"the scope write:repository, and its user write access to the repository",
 		`"Commit statuses: write" (classic token: repo:status)`}
+	getCommit = operation{"get-commit", "looking for the commit of a status",
+		"the scope read:repository", ""}
 	listPullRequests = operation{"list-pull-requests", "listing the pull requests",
 		"the scope read:repository", `"Pull requests: read" (classic token: repo)`}
 	getPullRequest = operation{"get-pull-request", "reading the pull request",
@@ -44,7 +46,12 @@ type client struct {
 	// host is named in errors.
 	host   string
 	limits Limits
+	// page is how much is asked for in one request.
+	page int
 }
+
+// maxPage is the most that GitHub lists in one answer; others list less.
+const maxPage = 100
 
 func (c *client) Limits() Limits { return c.limits }
 
@@ -129,9 +136,9 @@ func (pr PullRequest) found(number int) error {
 // headRef is where a forge keeps the head of a pull request.
 func headRef(number int) string { return fmt.Sprintf("refs/pull/%d/head", number) }
 
-// page is one page of the comments of a pull request, the oldest first, and the number of
+// commentPage is one page of the comments of a pull request, the oldest first, and the number of
 // the next (0: there is none).
-type page struct {
+type commentPage struct {
 	comments []comment
 	next     int
 }
@@ -145,12 +152,12 @@ type comment struct {
 const maxPages = 1000
 
 // findComment walks the pages of comments that get returns.
-func (c *client) findComment(ctx context.Context, marker string, get func(ctx context.Context, n int) (page, error)) (int64, bool, error) {
+func (c *client) findComment(ctx context.Context, marker string, get func(ctx context.Context, n int) (commentPage, error)) (int64, bool, error) {
 	if marker == "" {
 		return 0, false, c.invalid(listComments, "there is no marker to look for")
 	}
 	for n := 1; n > 0 && n <= maxPages; {
-		var p page
+		var p commentPage
 		err := c.do(ctx, listComments, func(ctx context.Context) (err error) {
 			p, err = get(ctx, n)
 			return err

@@ -36,6 +36,8 @@ type Error struct {
 
 	text  string
 	cause error
+	// status is what the forge answered with, if it did.
+	status int
 }
 
 func (e *Error) Error() string { return e.text }

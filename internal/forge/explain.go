@@ -92,7 +92,7 @@ func (c *client) noAnswer(op operation, a *answer, err error) error {
 // refusal explains an answer that is no success.
 func (c *client) refusal(op operation, a *answer) error {
 	said := c.said(a)
-	e := &Error{}
+	e := &Error{status: a.status}
 	if strings.HasSuffix(a.path, "/access_tokens") {
 		// It was not the operation that failed, but logging in for it.
 		return c.loginRefusal(op, a, said)
@@ -124,7 +124,7 @@ func (c *client) refusal(op operation, a *answer) error {
 
 // loginRefusal explains why a GitHub App got no token.
 func (c *client) loginRefusal(op operation, a *answer, said string) error {
-	e := &Error{Kind: c.kind(a, said)}
+	e := &Error{Kind: c.kind(a, said), status: a.status}
 	what := fmt.Sprintf("logging in as the GitHub App failed (%s)", statusText(a.status))
 	if said != "" && e.Kind != RateLimited {
 		what += ": " + said

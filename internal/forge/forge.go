@@ -108,7 +108,8 @@ type Limits struct {
 // Forge is one repository on a forge. All its errors are of type *Error. It is safe for
 // concurrent use, and repeats nothing by itself: when to try again is the caller's to say.
 type Forge interface {
-	// SetStatus sets the status of a commit, in one request.
+	// SetStatus sets the status of a commit, in one request. (If Gitea fails with
+	// 500, there is a second one, to see whether that is because the commit is gone.)
 	SetStatus(ctx context.Context, s Status) error
 	// OpenPullRequests returns the open pull requests for the branch base, the ones updated
 	// last first, in one request; complete is false if there may be more.

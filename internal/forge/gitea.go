@@ -2,6 +2,7 @@ package forge
 
 import (
 	"context"
+	"errors"
 	"net/http"
 
 	"code.gitea.io/sdk/gitea"
@@ -25,7 +26,7 @@ func openGitea(o Options) (Forge, error) {
 	}
 	return &giteaForge{
 		// Gitea itself takes longer descriptions; people see the same on all forges.
-		client: client{Options: o, host: base.Host, limits: Limits{Description: 140, Comment: 65535}},
+		client: client{Options: o, host: base.Host, page: maxPage, limits: Limits{Description: 140, Comment: 65535}},
 		url:    base.String(), http: h,
 	}, nil
 }
@@ -41,7 +42,7 @@ func (g *giteaForge) SetStatus(ctx context.Context, s Status) error {
 	if err := g.checkStatus(&s); err != nil {
 		return err
 	}
-	return g.do(ctx, setStatus, func(ctx context.Context) error {
+	err := g.do(ctx, setStatus, func(ctx context.Context) error {
 		api, err := g.api(ctx)
 		if err != nil {
 			return err
@@ -49,6 +50,30 @@ func (g *giteaForge) SetStatus(ctx context.Context, s Status) error {
 		_, _, err = api.CreateStatus(g.Owner, g.Repository, s.Commit, gitea.CreateStatusOption{
 			State: gitea.StatusState(s.State), Context: s.Context, Description: s.Description, TargetURL: s.TargetURL,
 		})
+		return err
+	})
+	return orGone(err, func() error { return g.getCommit(ctx, s.Commit) })
+}
+
+// orGone tells a fault of Gitea from what is gone: it has the same answer, 500, for a commit
+// or a pull request that does not exist. To try that again for ever would be in vain, so
+// it is worth a request to look.
+func orGone(err error, look func() error) error {
+	if e := (*Error)(nil); errors.As(err, &e) && e.status == http.StatusInternalServerError {
+		if gone := look(); KindOf(gone) == NotFound {
+			return gone
+		}
+	}
+	return err
+}
+
+func (g *giteaForge) getCommit(ctx context.Context, id string) error {
+	return g.do(ctx, getCommit, func(ctx context.Context) error {
+		api, err := g.api(ctx)
+		if err != nil {
+			return err
+		}
+		_, _, err = api.GetSingleCommit(g.Owner, g.Repository, id)
 		return err
 	})
 }
@@ -62,7 +87,7 @@ func (g *giteaForge) OpenPullRequests(ctx context.Context, base string) (prs []P
 		}
 		list, response, err := api.ListRepoPullRequests(g.Owner, g.Repository, gitea.ListPullRequestsOptions{
 			// The server makes its own largest number of it, which is 50 by default.
-			ListOptions: gitea.ListOptions{Page: 1, PageSize: 100}, State: gitea.StateOpen, Sort: "recentupdate",
+			ListOptions: gitea.ListOptions{Page: 1, PageSize: g.page}, State: gitea.StateOpen, Sort: "recentupdate",
 		})
 		if err != nil {
 			return err
@@ -127,24 +152,32 @@ func giteaPullRequest(item *gitea.PullRequest) PullRequest {
 }
 
 func (g *giteaForge) FindComment(ctx context.Context, number int, marker string) (id int64, found bool, err error) {
-	return g.findComment(ctx, marker, func(ctx context.Context, n int) (page, error) {
+	id, found, err = g.findComment(ctx, marker, func(ctx context.Context, n int) (commentPage, error) {
 		api, err := g.api(ctx)
 		if err != nil {
-			return page{}, err
+			return commentPage{}, err
 		}
 		list, response, err := api.ListIssueComments(g.Owner, g.Repository, int64(number), gitea.ListIssueCommentOptions{
-			ListOptions: gitea.ListOptions{Page: n, PageSize: 50},
+			ListOptions: gitea.ListOptions{Page: n, PageSize: g.page},
 		})
 		if err != nil {
-			return page{}, err
+			return commentPage{}, err
 		}
-		p := page{next: response.NextPage}
+		p := commentPage{next: response.NextPage}
 		for _, item := range list {
 			if item != nil {
 				p.comments = append(p.comments, comment{item.ID, item.Body})
 			}
 		}
 		return p, nil
+	})
+	return id, found, g.orPullGone(ctx, number, err)
+}
+
+func (g *giteaForge) orPullGone(ctx context.Context, number int, err error) error {
+	return orGone(err, func() error {
+		_, err := g.PullRequest(ctx, number)
+		return err
 	})
 }
 
@@ -167,7 +200,7 @@ func (g *giteaForge) CreateComment(ctx context.Context, number int, body string)
 		id = item.ID
 		return nil
 	})
-	return id, err
+	return id, g.orPullGone(ctx, number, err)
 }
 
 func (g *giteaForge) EditComment(ctx context.Context, number int, id int64, body string) error {

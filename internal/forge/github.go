@@ -53,7 +53,7 @@ func openGitHub(o Options) (Forge, error) {
 	}
 	return &githubForge{
 		// A comment may have 65,536 characters; no text of as many bytes has more.
-		client: client{Options: o, host: host, limits: Limits{Description: 140, Comment: 65536}},
+		client: client{Options: o, host: host, page: maxPage, limits: Limits{Description: 140, Comment: 65536}},
 		api:    api,
 	}, nil
 }
@@ -85,7 +85,7 @@ func basic(s string) string {
 func (g *githubForge) OpenPullRequests(ctx context.Context, base string) (prs []PullRequest, complete bool, err error) {
 	err = g.do(ctx, listPullRequests, func(ctx context.Context) error {
 		list, response, err := g.api.PullRequests.List(ctx, g.Owner, g.Repository, &github.PullRequestListOptions{
-			State: "open", Base: base, Sort: "updated", Direction: "desc", ListOptions: github.ListOptions{PerPage: 100},
+			State: "open", Base: base, Sort: "updated", Direction: "desc", ListOptions: github.ListOptions{PerPage: g.page},
 		})
 		if err != nil {
 			return err
@@ -133,14 +133,14 @@ func githubPullRequest(item *github.PullRequest) PullRequest {
 }
 
 func (g *githubForge) FindComment(ctx context.Context, number int, marker string) (id int64, found bool, err error) {
-	return g.findComment(ctx, marker, func(ctx context.Context, n int) (page, error) {
+	return g.findComment(ctx, marker, func(ctx context.Context, n int) (commentPage, error) {
 		list, response, err := g.api.Issues.ListComments(ctx, g.Owner, g.Repository, number, &github.IssueListCommentsOptions{
-			ListOptions: github.ListOptions{Page: n, PerPage: 100},
+			ListOptions: github.ListOptions{Page: n, PerPage: g.page},
 		})
 		if err != nil {
-			return page{}, err
+			return commentPage{}, err
 		}
-		p := page{next: response.NextPage}
+		p := commentPage{next: response.NextPage}
 		for _, item := range list {
 			p.comments = append(p.comments, comment{item.GetID(), item.GetBody()})
 		}
