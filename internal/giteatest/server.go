@@ -60,6 +60,9 @@ type Server struct {
 	watchdog *watchdog
 }
 
+// Again are the options that start the same server again once it was stopped.
+func (s *Server) Again() Options { return s.opts }
+
 // Start starts a server and returns when it answers. The caller stops it.
 func Start(ctx context.Context, opts Options) (*Server, error) { return start(ctx, opts, false) }
 
