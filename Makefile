@@ -1,6 +1,6 @@
 # Everything here works on a machine with only Go, git and make. The first run builds
 # the parts of Kubernetes, etcd and, for tests, Gitea from their Go modules (about 8
-# minutes on two cores, and 3 for Gitea) and keeps them in bin/. Set KUBEBUILDER_ASSETS to a folder with kube-apiserver and etcd
+# minutes on two cores, and 4 for Gitea) and keeps them in bin/. Set KUBEBUILDER_ASSETS to a folder with kube-apiserver and etcd
 # to use those instead; what that folder lacks besides is built as well.
 
 .POSIX:
@@ -101,7 +101,7 @@ assets: envtest
 .PHONY: gitea
 gitea: ## Build a real Gitea into bin/, for tests and the demo
 	@hack/tool.sh gitea gitea code.gitea.io/gitea '$(GITEA_VERSION)' \
-		'-s -w -X main.Version=$(GITEA_VERSION:v%=%) -X main.Tags=sqlite' 'about 3 minutes' sqlite
+		'-s -w -X main.Version=$(GITEA_VERSION:v%=%) -X main.Tags=sqlite' 'about 4 minutes' sqlite
 
 .PHONY: controller-gen
 controller-gen:
