@@ -67,6 +67,8 @@ type Options struct {
 	OpenForge func(forge.Options) (forge.Forge, error)
 	// Pages makes the links of commit statuses. Default: none.
 	Pages Pages
+	// Hooks is set up to take webhooks. Default: none, and repositories are only polled.
+	Hooks *Hooks
 	// Random returns numbers in [0,1) for jitter. Default: math/rand.
 	Random func() float64
 	// Log gets what doesn't belong to one reconciliation.
@@ -129,7 +131,7 @@ func Setup(ctx context.Context, mgr manager.Manager, opts Options) error {
 	if err != nil {
 		return fmt.Errorf("index overlays by Fleet: %w", err)
 	}
-	s := &setup{Options: opts, mgr: mgr, applier: applier, metrics: metrics, queue: &objectQueue{}, reports: &objectQueue{}, pulls: &lateQueue[pullRequest]{}}
+	s := &setup{Options: opts, mgr: mgr, applier: applier, metrics: metrics, queue: &objectQueue{}, syncs: &objectQueue{}, reports: &objectQueue{}, pulls: &lateQueue[pullRequest]{}}
 	s.values = &valueCache{metadata: mgr.GetClient(), live: mgr.GetAPIReader()}
 	s.key = &digestKey{reader: mgr.GetAPIReader(), writer: mgr.GetClient(), namespace: opts.Namespace}
 	s.mirrors = &mirrors{
@@ -143,7 +145,7 @@ func Setup(ctx context.Context, mgr manager.Manager, opts Options) error {
 	s.replan = func(*v1alpha1.Fleet) {}
 	s.board = newBoard(s.queue.add)
 	s.board.settled = s.reports.add
-	return errors.Join(s.fleets(), s.overlays(), s.summaries(), s.tellForges(), s.pullRequests())
+	return errors.Join(s.hooks(), s.fleets(), s.overlays(), s.summaries(), s.tellForges(), s.pullRequests())
 }
 
 // setup is what the reconcilers share.
@@ -157,9 +159,10 @@ type setup struct {
 	values  *valueCache
 	mirrors *mirrors
 	forges  *forges
-	// queue takes overlays, reports takes fleets whose forge is to be told something.
-	queue, reports *objectQueue
-	pulls          *lateQueue[pullRequest]
+	// queue takes overlays, syncs takes fleets whose repository is to be looked at, reports
+	// those whose forge is to be told something.
+	queue, syncs, reports *objectQueue
+	pulls                 *lateQueue[pullRequest]
 	// replan has a Fleet's pull requests looked at again.
 	replan func(*v1alpha1.Fleet)
 }
@@ -182,14 +185,19 @@ func (s *setup) fleets() error {
 		recorder: s.recorder(), metrics: s.metrics,
 		jitter: s.jitter,
 	}
+	var reconciler reconcile.Reconciler = r
+	if s.Hooks != nil {
+		reconciler = s.Hooks.during(r)
+	}
 	requested := predicate.Or(predicate.GenerationChangedPredicate{}, annotationChanged(v1alpha1.RequestedAtAnnotation))
 	return ctrl.NewControllerManagedBy(s.mgr).Named("fleet").
 		For(&v1alpha1.Fleet{}, builder.WithPredicates(requested)).
 		WatchesMetadata(&corev1.Secret{}, handler.EnqueueRequestsFromMapFunc(s.usersOf("Secret")), builder.WithPredicates(predicate.ResourceVersionChangedPredicate{})).
 		WatchesMetadata(&corev1.ConfigMap{}, handler.EnqueueRequestsFromMapFunc(s.usersOf("ConfigMap")), builder.WithPredicates(predicate.ResourceVersionChangedPredicate{})).
 		Watches(&v1alpha1.ClusterOverlay{}, handler.EnqueueRequestsFromMapFunc(fleetOf), builder.WithPredicates(comesOrGoes)).
+		WatchesRawSource(s.syncs).
 		WithOptions(controller.Options{MaxConcurrentReconciles: s.FleetWorkers, RateLimiter: s.backoff()}).
-		Complete(r)
+		Complete(reconciler)
 }
 
 // overlays sets the overlay reconciler up.

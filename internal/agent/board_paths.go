@@ -9,7 +9,7 @@ import (
 )
 
 // maxPaths is how many changed files are looked up; a change of more is looked at.
-const maxPaths = 1000
+const maxPaths = 200
 
 // concerns reports whether changes of files may change what a fleet renders from the
 // commit of a view: whether an overlay has asked about one of them, or there may be

@@ -87,7 +87,7 @@ var fleetSteps = []fleetStep{
 
 // Reconcile runs the steps and records what they found.
 func (r *fleetReconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Result, error) {
-	if err := r.evictValues(ctx, req.Namespace); err != nil {
+	if err := evictValues(ctx, r.client, r.values, req.Namespace); err != nil {
 		return ctrl.Result{}, err
 	}
 	var fleet v1alpha1.Fleet
@@ -131,12 +131,12 @@ func (run *fleetRun) tell(err error) {
 }
 
 // evictValues forgets the ConfigMaps and Secrets that no Fleet names any more.
-func (r *fleetReconciler) evictValues(ctx context.Context, namespace string) error {
+func evictValues(ctx context.Context, cached client.Reader, values *valueCache, namespace string) error {
 	var fleets v1alpha1.FleetList
-	if err := r.client.List(ctx, &fleets, client.InNamespace(namespace)); err != nil {
+	if err := cached.List(ctx, &fleets, client.InNamespace(namespace)); err != nil {
 		return fmt.Errorf("list Fleets: %w", err)
 	}
-	r.values.evict(namespace, func(kind, name string) bool {
+	values.evict(namespace, func(kind, name string) bool {
 		return slices.ContainsFunc(fleets.Items, func(f v1alpha1.Fleet) bool { return names(&f, kind, name) })
 	})
 	return nil
