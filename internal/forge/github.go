@@ -24,6 +24,8 @@ func openGitHub(o Options) (Forge, error) {
 	if err != nil {
 		return nil, err
 	}
+	// The library still asks for previews that are long over.
+	guard.accept = "application/vnd.github+json"
 	options := []github.ClientOptionsFunc{
 		github.WithURLs(new(base.String()), new(base.String())),
 		github.WithUserAgent(userAgent),

@@ -270,7 +270,7 @@ func (g *githubFake) serve(w http.ResponseWriter, r *http.Request) {
 	}
 	g.must(r.Header.Get("User-Agent") != "", r, docsStart, "there is no User-Agent")
 	accept := r.Header.Get("Accept")
-	g.must(strings.Contains(accept, "application/vnd.github+json") || strings.Contains(accept, "application/vnd.github.v3+json"), r, docsStart, "Accept is %q", accept)
+	g.must(strings.Contains(accept, "application/vnd.github+json"), r, docsStart, "Accept is %q", accept)
 	if r.Method != http.MethodGet && r.ContentLength != 0 {
 		g.must(strings.HasPrefix(r.Header.Get("Content-Type"), "application/json"), r, docsStart, "Content-Type is %q", r.Header.Get("Content-Type"))
 	}

@@ -47,6 +47,8 @@ type guard struct {
 	next http.RoundTripper
 	// origin is the scheme and host of the forge.
 	origin string
+	// accept is the media type to ask for, if not what the library says.
+	accept string
 }
 
 func origin(u *url.URL) string { return u.Scheme + "://" + strings.ToLower(u.Host) }
@@ -64,6 +66,10 @@ func (g *guard) RoundTrip(r *http.Request) (*http.Response, error) {
 		// The address may be in the hands of others: the token must not get there.
 		a.refused = fmt.Errorf("it leads to %s, where its token does not belong", cut(line(origin(r.URL)), 100))
 		return nil, a.refused
+	}
+	if g.accept != "" {
+		r = r.Clone(r.Context())
+		r.Header.Set("Accept", g.accept)
 	}
 	response, err := g.next.RoundTrip(r)
 	if err != nil {
@@ -116,7 +122,7 @@ func redirect(r *http.Request, via []*http.Request) error {
 }
 
 // newHTTPClient returns the client that all requests to the forge at base go through.
-func newHTTPClient(o Options, base *url.URL) (*http.Client, http.RoundTripper, error) {
+func newHTTPClient(o Options, base *url.URL) (*http.Client, *guard, error) {
 	next := o.Transport
 	if next == nil {
 		own, err := newTransport(o.Credentials.CA)
