@@ -60,7 +60,8 @@ func startChild(ctx context.Context, o Options) (*child, error) {
 		return nil, fmt.Errorf("the program %s is another version of this one (renderer %q, here %q); restart this one", o.Command[0], r.Version, render.Version())
 	}
 	// It has seen nothing of anybody yet, so what it says is our own.
-	return nil, fmt.Errorf("%s ended before it was ready (%s): %s", strings.Join(o.Command, " "), c.state, strings.TrimSpace(c.stderr.String()))
+	words := strings.TrimSpace(c.stderr.String())
+	return nil, fmt.Errorf("%s did not get ready (%w, %s): %s", strings.Join(o.Command, " "), err, c.state, words[max(0, len(words)-1000):])
 }
 
 // spawn starts a process that inherits nothing but three pipes.
@@ -119,7 +120,9 @@ type tail struct {
 	text []byte
 }
 
-const tailBytes = 4 << 10
+// tailBytes has room for the stacks of all goroutines, which Go's runtime writes after
+// the reason when it ends a process.
+const tailBytes = 64 << 10
 
 func (t *tail) Write(text []byte) (int, error) {
 	t.mu.Lock()

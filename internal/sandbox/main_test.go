@@ -56,8 +56,6 @@ func start(t testing.TB, o Options) *Process {
 	return p
 }
 
-func fake(args []string) int { return 0 }
-
 // patience bounds every wait; only failures take as long.
 const patience = time.Minute
 

@@ -28,7 +28,6 @@ func (s *server) serve() error {
 	if err := s.expect(frameHello, maxQuestion, &h); err != nil {
 		return fmt.Errorf("nobody speaks to this sandbox, which only the agent can use: %w", err)
 	}
-	debug.SetTraceback("none")   // of no use to the parent, which shows nothing of it
 	debug.SetMaxStack(256 << 20) // recursion without end ends sooner than memory does
 	debug.SetMemoryLimit(h.MemoryBytes / 8 * 7)
 	if err := restrict(h); err != nil {
