@@ -116,7 +116,7 @@ func (e *env) startAgent() {
 	e.Helper()
 	var log bytes.Buffer
 	cmd := exec.Command(capstan, "run", "--kubeconfig", mgmt.Kubeconfig(), "--watch-namespace", e.name+"-system", "-n", e.name+"-system",
-		"--allow-local", "--leader-elect=false", "--cache-dir", e.TempDir(), "--metrics-address", "0", "--health-address", "0")
+		"--allow-local", "--leader-elect=false", "--cache-dir", e.TempDir(), "--metrics-address", "0", "--health-address", "0", "--webhook-address", "0")
 	cmd.Stdout, cmd.Stderr = &log, &log
 	if err := cmd.Start(); err != nil {
 		e.Fatal(err)

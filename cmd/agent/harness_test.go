@@ -185,7 +185,7 @@ func (w *world) agent(flags ...string) *process {
 	p := &process{done: make(chan struct{})}
 	p.cmd = exec.Command(binary, append([]string{
 		"run", "--kubeconfig", w.kubeconfig, "--namespace", w.ns, "--watch-namespace", w.ns, "--cache-dir", w.cache,
-		"--leader-elect=false", "--metrics-address=0", "--health-address=0", "--log-level=debug",
+		"--leader-elect=false", "--metrics-address=0", "--health-address=0", "--webhook-address=0", "--log-level=debug",
 	}, flags...)...)
 	p.cmd.Stdout, p.cmd.Stderr = p, p
 	w.must(p.cmd.Start())

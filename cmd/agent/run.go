@@ -13,6 +13,7 @@ import (
 	"github.com/go-logr/logr"
 	"github.com/spf13/cobra"
 	"go.uber.org/zap/zapcore"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/klog/v2"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
@@ -24,12 +25,14 @@ import (
 
 	"capstan.dev/capstan/internal/agent"
 	"capstan.dev/capstan/internal/render"
+	"capstan.dev/capstan/internal/web"
 )
 
 type runOptions struct {
 	agent.Options
 	leaderElect         bool
 	metricsAddr, health string
+	webhook, external   string
 	logLevel, logFormat string
 	watchNamespace      string
 	shutdown            time.Duration
@@ -48,6 +51,8 @@ func newRunCommand(a *app) *cobra.Command {
 	flags.BoolVar(&o.leaderElect, "leader-elect", true, "let one replica act at a time")
 	flags.StringVar(&o.metricsAddr, "metrics-address", ":8080", "address that serves /metrics; 0 turns it off")
 	flags.StringVar(&o.health, "health-address", ":8081", "address that serves /healthz and /readyz; 0 turns it off")
+	flags.StringVar(&o.webhook, "webhook-address", ":9292", "address that receives the forge's webhooks at /webhooks/NAMESPACE/FLEET; 0 turns it off")
+	flags.StringVar(&o.external, "external-url", "", "where people reach the webhook address in a browser; turns the status page on, and commit statuses link to it")
 	flags.IntVar(&o.FleetWorkers, "fleet-workers", 16, "Fleets fetched at a time")
 	flags.IntVar(&o.OverlayWorkers, "overlay-workers", 0, "overlays rendered and applied at a time; default: 4 for each core")
 	flags.IntVar(&o.Requests, "requests", 8, "requests to managed objects in flight")
@@ -88,6 +93,9 @@ func run(ctx context.Context, a *app, o runOptions) error {
 		return fmt.Errorf("set the manager up: %w", err)
 	}
 	o.Options.Namespace, o.Options.Registerer, o.Options.Log = namespace, ctrlmetrics.Registry, logger
+	if err := receive(mgr, &o); err != nil {
+		return err
+	}
 	if err := agent.Setup(ctx, mgr, o.Options); err != nil {
 		return err
 	}
@@ -107,6 +115,47 @@ func run(ctx context.Context, a *app, o runOptions) error {
 		return fmt.Errorf("run the agent: %w", err)
 	}
 	return nil
+}
+
+// receive wires the server of webhooks and the status page, if there is to be one.
+func receive(mgr manager.Manager, o *runOptions) error {
+	if o.external != "" {
+		if o.webhook == "0" {
+			return errors.New("--external-url: the status page is served at --webhook-address, which is turned off")
+		}
+		if err := web.CheckExternal(o.external); err != nil {
+			return fmt.Errorf("--external-url: %w", err)
+		}
+	}
+	if o.webhook == "0" {
+		return nil
+	}
+	o.Hooks, o.Pages = &agent.Hooks{}, links(o.external)
+	options := web.Options{Fleets: o.Hooks, Hints: o.Hooks, Registerer: o.Registerer, Log: o.Log.WithName("web")}
+	if o.external != "" {
+		options.Pages = agent.Overview{Reader: mgr.GetClient()}
+	}
+	handler, err := web.Handler(options)
+	if err != nil {
+		return err
+	}
+	server, err := web.Listen(o.webhook, handler, options.Log, o.shutdown/2)
+	if err != nil {
+		return fmt.Errorf("--webhook-address: %w", err)
+	}
+	o.Log.Info("receiving webhooks", "address", server.Addr())
+	return mgr.Add(server)
+}
+
+// links are those to the status page at an external URL; none if that is empty.
+type links string
+
+// URL implements [agent.Pages].
+func (l links) URL(fleet types.NamespacedName, overlay string) string {
+	if overlay == "" {
+		return web.FleetURL(string(l), fleet)
+	}
+	return web.OverlayURL(string(l), fleet, overlay)
 }
 
 // cachesSynced is ready once the agent knows all Fleets and overlays.

@@ -6,7 +6,6 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"os"
 	"slices"
 	"strings"
 	"text/tabwriter"
@@ -282,16 +281,6 @@ func (a *app) watchStatus(ctx context.Context, c client.Client, namespace string
 		case <-ticker.C:
 		}
 	}
-}
-
-// isTerminal reports whether a writer is a terminal.
-func isTerminal(w io.Writer) bool {
-	f, ok := w.(*os.File)
-	if !ok {
-		return false
-	}
-	info, err := f.Stat()
-	return err == nil && info.Mode()&os.ModeCharDevice != 0
 }
 
 // outcomeOf says in a line how a target stands; ok is false if something is wrong.

@@ -30,7 +30,7 @@ func (d *demo) startAgent(ctx context.Context, fail func(error)) (stop func(), e
 	}
 	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	cmd := d.process(ctx, log, log, "run", "--allow-local", "--leader-elect=false", "--cache-dir", filepath.Join(d.dir, "cache"),
-		"--metrics-address", "127.0.0.1:0", "--health-address", "0", "--log-format", "text")
+		"--metrics-address", "127.0.0.1:0", "--health-address", "0", "--webhook-address", "0", "--log-format", "text")
 	if err := cmd.Start(); err != nil {
 		cancel()
 		_ = log.Close()

@@ -123,7 +123,7 @@ func (b *bench) startAgent() {
 		b.Fatal(err)
 	}
 	b.agent = exec.Command(b.binary, "run", "--kubeconfig", env.Kubeconfig(b.T, user), "-n", namespace,
-		"--cache-dir", b.TempDir(), "--metrics-address", "127.0.0.1:0", "--health-address", "0", "--leader-elect=true")
+		"--cache-dir", b.TempDir(), "--metrics-address", "127.0.0.1:0", "--health-address", "0", "--webhook-address", "0", "--leader-elect=true")
 	b.agent.Stdout, b.agent.Stderr = log, log
 	if err := b.agent.Start(); err != nil {
 		b.Fatal(err)
