@@ -12,6 +12,7 @@ import (
 
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
+	"capstan.dev/capstan/api/v1alpha1"
 	"capstan.dev/capstan/internal/apply"
 	"capstan.dev/capstan/internal/inventory"
 	"capstan.dev/capstan/internal/object"
@@ -313,19 +314,23 @@ func (s *shield) quoting(text string, manifest, live *unstructured.Unstructured)
 }
 
 // problem is an error of the API server as it may be shown.
-func (s *shield) problem(err *apply.Error) *apply.Error {
-	id := err.ID
-	id.Namespace, id.Name = s.clean(id.Namespace), s.clean(id.Name)
-	return &apply.Error{ID: id, Reason: err.Reason, Message: s.clean(err.Message), Transient: err.Transient}
+func (s *shield) problem(id object.ID, err error) *apply.Error {
+	problem := &apply.Error{}
+	if !errors.As(err, &problem) {
+		problem = &apply.Error{Reason: v1alpha1.TransientReason, Message: err.Error(), Transient: true}
+	}
+	return &apply.Error{ID: id, Reason: problem.Reason, Message: s.clean(problem.Message), Transient: problem.Transient}
 }
 
 // err does the same for an error that ends a plan.
 func (s *shield) err(err error) error {
 	var problem *apply.Error
-	if errors.As(err, &problem) {
-		return s.problem(problem)
+	if !errors.As(err, &problem) {
+		return err
 	}
-	return err
+	id := problem.ID
+	id.Namespace, id.Name = s.clean(id.Namespace), s.clean(id.Name)
+	return s.problem(id, err)
 }
 
 // leaving shows of objects that leave Git what is decided, not what they hold.

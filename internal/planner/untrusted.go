@@ -36,15 +36,20 @@ func (p *planning) appliedUntrusted(ctx context.Context, built *Built) ([]plan.C
 	if err != nil {
 		return nil, nil, err
 	}
-	live, err := p.read(ctx, send)
-	if err != nil {
-		return nil, nil, p.shield.err(err)
+	live, unread := p.read(ctx, send)
+	for _, problem := range unread {
+		if problem.Transient || ctx.Err() != nil {
+			return nil, nil, problem
+		}
 	}
 	req := built.Request(p.Owner)
 	req.Objects, req.Known, req.TakeOverFrom = nil, map[object.ID]types.UID{}, map[object.ID]string{}
 	for _, u := range send {
 		id := object.IDOf(u)
 		switch now := live[id]; {
+		case unread[id] != nil: // no right to read it, perhaps
+			changes = append(changes, plan.Change{ID: id, Action: plan.Invalid, Error: unread[id].Message})
+			continue
 		case now != nil && !p.owned(now):
 			changes = append(changes, p.foreign(id, now))
 			if req.Cluster != nil && *req.Cluster == id {
@@ -65,7 +70,7 @@ func (p *planning) appliedUntrusted(ctx context.Context, built *Built) ([]plan.C
 			return nil, nil, err
 		}
 		if halted = report.Halted; halted != nil {
-			halted = p.shield.problem(halted)
+			halted = p.shield.problem(halted.ID, halted)
 		}
 		changes = append(changes, p.answers(req.Objects, live, report)...)
 	}
@@ -143,24 +148,28 @@ func (p *planning) digest(u *unstructured.Unstructured, id object.ID, recorded [
 }
 
 // read reads what is live of some objects.
-func (p *planning) read(ctx context.Context, objects []*unstructured.Unstructured) (map[object.ID]*unstructured.Unstructured, error) {
+func (p *planning) read(ctx context.Context, objects []*unstructured.Unstructured) (live map[object.ID]*unstructured.Unstructured, unread map[object.ID]*apply.Error) {
+	live, unread = map[object.ID]*unstructured.Unstructured{}, map[object.ID]*apply.Error{}
 	var mu sync.Mutex
-	live := map[object.ID]*unstructured.Unstructured{}
-	group, ctx := errgroup.WithContext(ctx)
+	var group errgroup.Group
 	group.SetLimit(reads)
 	for _, u := range objects {
 		group.Go(func() error {
 			now, err := p.applier.Get(ctx, inventory.RefOf(u))
-			if apply.IsNotFound(err) {
-				return nil
-			}
 			mu.Lock()
 			defer mu.Unlock()
-			live[object.IDOf(u)] = now
-			return err
+			id := object.IDOf(u)
+			switch {
+			case err == nil:
+				live[id] = now
+			case !apply.IsNotFound(err):
+				unread[id] = p.shield.problem(id, err)
+			}
+			return nil
 		})
 	}
-	return live, group.Wait()
+	_ = group.Wait() // errors are in unread
+	return live, unread
 }
 
 // owned reports whether the Fleet owns a live object: it carries the Fleet's labels
