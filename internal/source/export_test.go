@@ -2,6 +2,9 @@ package source
 
 import (
 	"runtime"
+	"testing"
+
+	"github.com/go-git/go-git/v5/plumbing"
 
 	"capstan.dev/capstan/internal/tree"
 )
@@ -44,3 +47,22 @@ func SharedNodes(a, b *Snapshot) int {
 	})
 	return shared
 }
+
+// MergeBases returns the best common ancestors of two commits in a repository that
+// was synced, the one to choose first.
+func MergeBases(t testing.TB, m *Mirror, one, two string) []string {
+	t.Helper()
+	objects := proposalObjects{store: m.store, target: plumbing.NewHash(two)}
+	best, err := newAncestry(objects.commit).mergeBases(t.Context(), plumbing.NewHash(one), plumbing.NewHash(two))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var hashes []string
+	for _, c := range best {
+		hashes = append(hashes, c.hash.String())
+	}
+	return hashes
+}
+
+// IsDamaged reports whether the next Sync rebuilds the mirror.
+func IsDamaged(m *Mirror) bool { return m.store.isDamaged() }
