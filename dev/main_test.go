@@ -246,10 +246,10 @@ func (e *env) available() string {
 	return ""
 }
 
-// awaitAvailable fails the test with the reason if it takes too long.
+// awaitAvailable fails the test with the reason if it takes too long, and with where everything is.
 func (e *env) awaitAvailable() {
 	e.Helper()
-	e.Eventually(e.available).Should(gomega.BeEmpty())
+	e.Eventually(e.available).Should(gomega.BeEmpty(), e.dump)
 }
 
 // machines lists the Machines of the cluster.
