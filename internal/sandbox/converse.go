@@ -24,7 +24,7 @@ const (
 	maxServed = 256 << 20
 	// maxQuestions is the number of questions about the tree. To find a thousand
 	// overlays takes some ten thousand.
-	maxQuestions = 500_000
+	maxQuestions = 250_000
 	// maxResult is the number of bytes of all objects as JSON.
 	maxResult = 32 << 20
 	// maxValues is the number of values in all objects; each costs memory, however

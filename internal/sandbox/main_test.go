@@ -70,11 +70,3 @@ func plainFiles() map[string]string {
 }
 
 var plain = tree.FromMap(plainFiles())
-
-func status(t *testing.T, pid int) string {
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
-	if err != nil {
-		t.Fatal(err)
-	}
-	return string(b)
-}

@@ -27,6 +27,9 @@ func restrict(h hello) error {
 	// Not all kernels let us; the limit below is what counts.
 	_ = os.WriteFile("/proc/self/oom_score_adj", []byte("1000"), 0)
 
+	if err := closeInherited(); err != nil {
+		return err
+	}
 	size, data, err := used()
 	if err != nil {
 		return err
@@ -54,6 +57,26 @@ func restrict(h hello) error {
 	_, _, errno := syscall.AllThreadsSyscall6(syscall.SYS_PRCTL, setNoNewPrivileges, 1, 0, 0, 0, 0)
 	if errno != 0 && errno != syscall.ENOTSUP { // not supported with cgo, as in builds for tests
 		return fmt.Errorf("give up new privileges: %w", errno)
+	}
+	return nil
+}
+
+// closeInherited closes what the agent itself inherited and never knew of. What Go opens
+// is closed on exec, so a file that is not has come through one.
+func closeInherited() error {
+	files, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		return err
+	}
+	for _, f := range files {
+		fd, err := strconv.Atoi(f.Name())
+		if err != nil || fd <= 2 {
+			continue
+		}
+		flags, _, errno := syscall.Syscall(syscall.SYS_FCNTL, uintptr(fd), syscall.F_GETFD, 0) //nolint:gosec // not negative
+		if errno == 0 && flags&syscall.FD_CLOEXEC == 0 {
+			_ = syscall.Close(fd)
+		}
 	}
 	return nil
 }
