@@ -54,8 +54,8 @@ type Event struct {
 	Head, Base, BaseCommit string
 }
 
-// families are the headers of the forges that send more than one family of them: a forge
-// sends the families of those before it in this list's reverse order.
+// families are how the headers of the forges begin. A forge also sends those of the ones
+// that come after it here, whose webhooks it took over.
 var families = []string{"X-Forgejo-", "X-Gitea-", "X-Github-"}
 
 // Parse reads a delivery: what kind of event it is from the headers, the rest from the body.
@@ -164,18 +164,18 @@ func decode(name string, body []byte, to any) error {
 }
 
 type pushPayload struct {
-	Ref        string
-	Before     string
-	After      string
-	Created    bool
-	Deleted    bool
-	Forced     bool
-	Repository repositoryPayload
+	Ref        string            `json:"ref"`
+	Before     string            `json:"before"`
+	After      string            `json:"after"`
+	Created    bool              `json:"created"`
+	Deleted    bool              `json:"deleted"`
+	Forced     bool              `json:"forced"`
+	Repository repositoryPayload `json:"repository"`
 	Commits    []struct {
-		Added    []string
-		Removed  []string
-		Modified []string
-	}
+		Added    []string `json:"added"`
+		Removed  []string `json:"removed"`
+		Modified []string `json:"modified"`
+	} `json:"commits"`
 	// Total is how many commits were pushed, said by Gitea and Forgejo.
 	Total *int `json:"total_commits"`
 }
@@ -241,12 +241,18 @@ func (p pushPayload) complete(own bool) bool {
 func zero(id string) bool { return strings.Trim(id, "0") == "" }
 
 type pullRequestPayload struct {
-	Action      string
-	Number      int
-	Repository  repositoryPayload
+	Action      string            `json:"action"`
+	Number      int               `json:"number"`
+	Repository  repositoryPayload `json:"repository"`
 	PullRequest struct {
-		Head, Base struct{ Ref, SHA string }
+		Head branchPayload `json:"head"`
+		Base branchPayload `json:"base"`
 	} `json:"pull_request"`
+}
+
+type branchPayload struct {
+	Ref string `json:"ref"`
+	SHA string `json:"sha"`
 }
 
 // actions are those of pull requests that matter, in GitHub's words.
