@@ -3,6 +3,7 @@ package datacenter
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"sync"
@@ -18,6 +19,7 @@ import (
 	"github.com/siderolabs/talos/pkg/machinery/config/generate/secrets"
 	"github.com/siderolabs/talos/pkg/machinery/config/machine"
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/utils/clock"
@@ -235,6 +237,43 @@ func TestNodeTakenOver(t *testing.T) {
 		s.Eventually(s.nodes).Should(gomega.HaveKey(fmt.Sprintf("later-%v", gone)))
 		s.Expect(s.nodes()).To(gomega.HaveKeyWithValue("w-0", "True"))
 	}
+}
+
+// A kubelet whose Node the API server does not take tries again, although nothing else happens.
+func TestRegistersAgain(t *testing.T) {
+	cloud, err := workload.New(workload.Options{Log: logr.Discard()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	fake := clocktesting.NewFakeClock(time.Now())
+	// Without its loop: the test says when a cluster is worked out.
+	d := New(Options{Cloud: cloud, Chaos: chaos.New(chaos.Knobs{}), Log: logr.Discard(), Clock: fake})
+	s := &site{Datacenter: d, WithT: gomega.NewWithT(t), cloud: cloud}
+	s.run("cp-0", true, Boot{UserData: talosConfigs(t)(machine.TypeControlPlane)})
+	d.settle(t.Context(), testCluster)
+	s.Expect(d.Bootstrap(key("cp-0"))).To(gomega.Succeed())
+	d.settleNodes(t.Context(), d.clusters[testCluster], refusing{cloud.Cluster(testCluster).Client()})
+	s.Expect(s.nodes()).To(gomega.BeEmpty())
+
+	due := func() bool {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		return d.dirty[testCluster]
+	}
+	d.mu.Lock()
+	clear(d.dirty)
+	d.mu.Unlock()
+	fake.Step(time.Second)
+	s.Eventually(due).Should(gomega.BeTrue())
+	d.settle(t.Context(), testCluster)
+	s.Expect(s.nodes()).To(gomega.Equal(map[string]string{"cp-0": "True"}))
+}
+
+// refusing creates nothing.
+type refusing struct{ client.Client }
+
+func (refusing) Create(context.Context, client.Object, ...client.CreateOption) error {
+	return apierrors.NewInternalError(errors.New("try later"))
 }
 
 // The first machine of the old type init makes the cluster by itself.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"maps"
 	"slices"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -15,7 +16,8 @@ import (
 // settleNodes lets the kubelets of a cluster write their Nodes.
 func (d *Datacenter) settleNodes(ctx context.Context, c *cluster, api client.Client) {
 	d.mu.Lock()
-	var register, report []*corev1.Node
+	var report []*corev1.Node
+	var register []registration
 	var unhealthy []bool
 	for _, v := range d.vmsOf(c.key) {
 		if v.Phase != Running || c.strange(v) || v.ControlPlane && v.guest.left {
@@ -30,7 +32,7 @@ func (d *Datacenter) settleNodes(ctx context.Context, c *cluster, api client.Cli
 		delete(c.lost, v.Hostname) // the Node of one that had its name is now its own
 		if !v.registered {
 			v.registered = true
-			register = append(register, node)
+			register = append(register, registration{v, node})
 		} else {
 			report, unhealthy = append(report, node), append(unhealthy, sick)
 		}
@@ -38,13 +40,14 @@ func (d *Datacenter) settleNodes(ctx context.Context, c *cluster, api client.Cli
 	lost := slices.Sorted(maps.Keys(c.lost))
 	d.mu.Unlock()
 
-	for _, node := range register {
-		err := api.Create(ctx, node)
+	for _, r := range register {
+		err := api.Create(ctx, r.node)
 		if apierrors.IsAlreadyExists(err) {
-			err = d.takeOver(ctx, api, node)
+			err = d.takeOver(ctx, api, r.node)
 		}
 		if err != nil {
-			d.opts.Log.Error(err, "a kubelet cannot register its Node", "cluster", c.key, "node", node.Name)
+			d.opts.Log.Error(err, "a kubelet cannot register its Node", "cluster", c.key, "node", r.node.Name)
+			d.registerAgain(r.vm)
 		}
 	}
 	for i, node := range report {
@@ -66,6 +69,20 @@ func (d *Datacenter) settleNodes(ctx context.Context, c *cluster, api client.Cli
 		d.tell(types.NamespacedName{}, c.key)
 		d.mu.Unlock()
 	}
+}
+
+// registration is a Node that the kubelet of a machine is to create.
+type registration struct {
+	vm   *vm
+	node *corev1.Node
+}
+
+// registerAgain lets a kubelet try again soon, as real ones do: nobody else would notice that a Node is missing.
+func (d *Datacenter) registerAgain(v *vm) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	v.registered = false
+	d.after(time.Second, v, func() { d.touch(v.Cluster) })
 }
 
 // takeOver makes the Node that an earlier machine of the same name has left the new one's. As kubelets do, it
