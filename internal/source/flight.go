@@ -96,16 +96,23 @@ func (f *flights) leave(fl *flight) {
 	}
 }
 
-// enter announces work beside the flights, which wait waits for. It reports false
-// if the intake has ended; else the caller must call leave.
-func (f *flights) enter(life context.Context) (leave func(), ok bool) {
+// enter announces work beside the flights, which wait waits for. Its context ends
+// with ctx or with life. It reports false if the intake has ended; else the caller
+// must call leave.
+func (f *flights) enter(ctx, life context.Context) (_ context.Context, leave func(), ok bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.closed || life.Err() != nil {
-		return nil, false
+	if f.closed {
+		return nil, nil, false
 	}
 	f.ended.Add(1)
-	return f.ended.Done, true
+	ctx, cancel := context.WithCancel(ctx)
+	stop := context.AfterFunc(life, cancel)
+	return ctx, func() {
+		stop()
+		cancel()
+		f.ended.Done()
+	}, true
 }
 
 // wait ends the intake and waits until nothing runs. Life must have ended.

@@ -95,7 +95,7 @@ func TestMergeBasesOfRandomHistories(t *testing.T) {
 			}
 		}
 		for a := 1; a <= 40; a++ {
-			for b := 1; b <= 40; b++ {
+			for b := 1 + rnd.IntN(3); b <= 40; b += 1 + rnd.IntN(5) {
 				var want []string
 				for c := range ancestors[a] {
 					best := ancestors[b][c]
@@ -115,7 +115,7 @@ func TestMergeBasesOfRandomHistories(t *testing.T) {
 				if diff := cmp.Diff(want, sorted); diff != "" {
 					t.Fatalf("seed %d, %d and %d (-want +got):\n%s", seed, a, b, diff)
 				}
-				if rnd.IntN(40) > 0 || len(want) == 0 {
+				if rnd.IntN(15) > 0 || len(want) == 0 {
 					continue
 				}
 				all := strings.Fields(repo.Git("merge-base", "--all", commits[a], commits[b]))
@@ -128,7 +128,7 @@ func TestMergeBasesOfRandomHistories(t *testing.T) {
 			}
 		}
 	}
-	if several < 100 {
+	if several < 50 {
 		t.Errorf("%d pairs with several merge bases; the test shows less than it should", several)
 	}
 }

@@ -64,14 +64,11 @@ func (m *Mirror) Proposal(ctx context.Context, ref string, target *Snapshot) (*P
 	if target == nil || target.Tree == nil || !isHash(target.Revision.Hash) {
 		return nil, m.located(errorf(BadConfiguration, "a pull request needs a snapshot to be laid over"))
 	}
-	leave, ok := m.flights.enter(m.life)
+	ctx, leave, ok := m.flights.enter(ctx, m.life)
 	if !ok {
 		return nil, errClosed
 	}
 	defer leave()
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	defer context.AfterFunc(m.life, cancel)()
 	p, err := m.propose(ctx, ref, target)
 	if m.life.Err() != nil {
 		return nil, errClosed
@@ -167,6 +164,9 @@ func (m *Mirror) fetchProposal(c *conversation, head, target plumbing.Hash) erro
 	have := haves(m.store, target)
 	if have == nil {
 		have = haves(m.store, tracked(m.disk.mirror())) // the target was left behind by a rebuild
+	}
+	if have == nil && m.store.isDamaged() {
+		return corruptf("the mirror is damaged; ask again after the next Sync, which rebuilds it") // all of the repository would come
 	}
 	var base plumbing.Hash // what the pack builds on
 	if len(have) > 0 {
