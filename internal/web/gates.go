@@ -26,8 +26,10 @@ type gates struct {
 
 	mu     sync.Mutex
 	byName map[string]*gate
-	// crowd is for names for which there is no gate any more.
+	// crowd is for names for which there is no gate any more; swept is when room was made
+	// for others last.
 	crowd *gate
+	swept time.Time
 }
 
 // gate is what is left for one name.
@@ -93,8 +95,8 @@ func (g *gates) of(name string) *gate {
 	if known := g.byName[name]; known != nil {
 		return known
 	}
-	if len(g.byName) >= maxGates {
-		now := g.clock.Now()
+	if now := g.clock.Now(); len(g.byName) >= maxGates && now.Sub(g.swept) >= time.Second {
+		g.swept = now
 		for n, old := range g.byName {
 			if len(old.room) == 0 && old.limiter.TokensAt(now) >= float64(old.limiter.Burst()) {
 				delete(g.byName, n)
