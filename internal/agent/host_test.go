@@ -41,8 +41,12 @@ func newHost(t *testing.T, gitea *giteatest.Server) *host {
 	token, err := gitea.Token(t.Context(), h.user.Name, "write:repository", "write:issue")
 	h.must(err)
 	h.token, h.secrets = token, append(h.secrets, token)
+	data := map[string]string{"token": token}
+	if ca := gitea.CA(); len(ca) > 0 {
+		data["ca.crt"] = string(ca)
+	}
 	h.must(env.Client().Create(t.Context(), &corev1.Secret{
-		ObjectMeta: metav1.ObjectMeta{Namespace: h.ns, Name: "forge"}, StringData: map[string]string{"token": token, "ca.crt": string(gitea.CA())},
+		ObjectMeta: metav1.ObjectMeta{Namespace: h.ns, Name: "forge"}, StringData: data,
 	}))
 	return h
 }

@@ -45,8 +45,8 @@ func TestCommitStatuses(t *testing.T) {
 	})
 	refused := h.push(overlayOf("clusters/b", namespaceOf("-b"), `{apiVersion: v1, kind: ConfigMap, metadata: {name: x, namespace: NS-b}, data: {v: {}}}`))
 	h.untilStatuses(refused, map[string]string{
-		"capstan/fleet":            "failure: clusters/b: ConfigMap NS-b/x: ",
-		"capstan/fleet/clusters/b": "failure: ConfigMap NS-b/x: ",
+		"capstan/fleet":            "failure: clusters/b: ConfigMap " + h.ns + "-b/x: ",
+		"capstan/fleet/clusters/b": "failure: ConfigMap " + h.ns + "-b/x: ",
 	})
 	mended := h.push(clusterOf("b", "two"))
 	h.untilStatuses(mended, map[string]string{"capstan/fleet": doneText, "capstan/fleet/clusters/b": doneText})
@@ -191,7 +191,14 @@ func TestKilledBeforePost(t *testing.T) {
 			})
 			running = h.start()
 			close(ready)
-			<-dead
+			h.eventually("the agent is killed", func() string {
+				select {
+				case <-dead:
+					return ""
+				default:
+					return toJSON(h.getFleet().Status)
+				}
+			})
 			running.stop()
 			h.intercept(nil)
 			second := h.commit(clusterOf("a", "two")) // a commit comes while nobody is there
