@@ -128,12 +128,58 @@ func TestProposalFindsADamageOfTheTarget(t *testing.T) {
 	m = open(t, source.Options{URL: repo.URL(), Dir: dir})
 	target := mustSync(t, m)
 	_, err := m.Proposal(t.Context(), pullRef(1), target)
-	wantReason(t, err, source.MirrorCorrupt, "rebuilt", repo.URL())
+	wantReason(t, err, source.MirrorCorrupt, "rebuilds it", repo.URL())
 	mustSync(t, m)
 	wantFiles(t, mustPropose(t, m, 1, target), map[string]string{"f": "2", "g": "1", "h": "1"})
 	mustSync(t, m)
 	if n := m.Stats().Rebuilds; n != 1 {
 		t.Errorf("%d rebuilds, want 1", n)
+	}
+}
+
+// TestWhoseObjectIsMissing takes a commit away: of the target's history that is a
+// damage, of the pull request's it says nothing.
+func TestWhoseObjectIsMissing(t *testing.T) {
+	repo := gittest.NewRepo(t)
+	base := repo.Commit(map[string]string{"f": "1"}, "first")
+	second := repo.Commit(map[string]string{"g": "1"}, "second")
+	repo.Commit(map[string]string{"h": "1"}, "third")
+	middle := pullRequest(repo, 1, base, map[string]string{"f": "2"})
+	pullRequest(repo, 1, middle, map[string]string{"f": "3"})
+	for name, tt := range map[string]struct {
+		commit  string
+		want    source.Reason
+		damaged bool
+	}{
+		"the target's":       {second, source.MirrorCorrupt, true},
+		"the pull request's": {middle, source.ProposalLost, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			clone := filepath.Join(t.TempDir(), "clone.git")
+			repo.Git("clone", "--quiet", "--mirror", "--no-local", repo.Path(), clone)
+			pack, err := filepath.Glob(filepath.Join(clone, "objects", "pack", "*.pack"))
+			if err != nil || len(pack) != 1 {
+				t.Fatalf("packs %v, %v", pack, err)
+			}
+			moved := filepath.Join(t.TempDir(), "pack")
+			if err := os.Rename(pack[0], moved); err != nil {
+				t.Fatal(err)
+			}
+			content, err := os.ReadFile(moved)
+			if err != nil {
+				t.Fatal(err)
+			}
+			repo.GitInput(string(content), "-C", clone, "unpack-objects", "-q")
+			if err := os.Remove(filepath.Join(clone, "objects", tt.commit[:2], tt.commit[2:])); err != nil {
+				t.Fatal(err)
+			}
+			m := open(t, source.Options{URL: clone, AllowLocal: true})
+			_, err = m.Proposal(t.Context(), pullRef(1), mustSync(t, m))
+			wantReason(t, err, tt.want, tt.commit)
+			if source.IsDamaged(m) != tt.damaged {
+				t.Errorf("damaged: %t", source.IsDamaged(m))
+			}
+		})
 	}
 }
 

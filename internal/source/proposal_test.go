@@ -259,7 +259,7 @@ func TestProposalConflicts(t *testing.T) {
 	}
 	repo := gittest.NewRepo(t)
 	first := repo.Commit(base, "first")
-	m := open(t, source.Options{URL: repo.URL()})
+	m := open(t, source.Options{URL: repo.Path(), AllowLocal: true})
 	for i, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			repo.Branch("main", first)

@@ -25,7 +25,13 @@ func chain(h plumbing.Hash, _ bool) ([]byte, error) {
 
 func TestMergeBaseSearchIsBounded(t *testing.T) {
 	one, two := plumbing.Hash{1}, plumbing.Hash{2}
-	_, err := newAncestry(chain).mergeBase(t.Context(), one, two)
+	const limit = 5000
+	short := func(read func(plumbing.Hash, bool) ([]byte, error)) *ancestry {
+		a := newAncestry(read)
+		a.left = limit
+		return a
+	}
+	_, err := short(chain).mergeBase(t.Context(), one, two)
 	if ReasonOf(err) != TooLarge || !strings.Contains(err.Error(), "200000 commits") {
 		t.Errorf("histories without an end: %v", err)
 	}
@@ -34,14 +40,14 @@ func TestMergeBaseSearchIsBounded(t *testing.T) {
 	wide := func(h plumbing.Hash, _ bool) ([]byte, error) {
 		var b bytes.Buffer
 		if h == one {
-			for i := range maxAncestors {
+			for i := range limit {
 				fmt.Fprintf(&b, "parent %040x\n", i+1)
 			}
 		}
 		return b.Bytes(), nil
 	}
-	if _, err := newAncestry(wide).mergeBase(t.Context(), one, two); ReasonOf(err) != TooLarge {
-		t.Errorf("a commit with %d parents: %v", maxAncestors, err)
+	if _, err := short(wide).mergeBase(t.Context(), one, two); ReasonOf(err) != TooLarge {
+		t.Errorf("a commit with %d parents: %v", limit, err)
 	}
 
 	ctx, cancel := context.WithCancel(t.Context())
