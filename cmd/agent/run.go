@@ -55,6 +55,7 @@ func newRunCommand(a *app) *cobra.Command {
 	flags.StringVar(&o.external, "external-url", "", "where people reach the webhook address in a browser; turns the status page on, and commit statuses link to it")
 	flags.IntVar(&o.FleetWorkers, "fleet-workers", 16, "Fleets fetched at a time")
 	flags.IntVar(&o.OverlayWorkers, "overlay-workers", 0, "overlays rendered and applied at a time; default: 4 for each core")
+	flags.IntVar(&o.PullWorkers, "pull-request-workers", 1, "pull requests planned at a time")
 	flags.IntVar(&o.Requests, "requests", 8, "requests to managed objects in flight")
 	flags.DurationVar(&o.shutdown, "shutdown-timeout", 20*time.Second, "time for work in progress to end after a signal")
 	flags.StringVar(&o.logLevel, "log-level", "info", "info or debug")
@@ -64,8 +65,8 @@ func newRunCommand(a *app) *cobra.Command {
 
 // run wires the agent together and runs it until the context ends.
 func run(ctx context.Context, a *app, o runOptions) error {
-	if o.FleetWorkers < 1 || o.OverlayWorkers < 0 || o.Requests < 1 {
-		return errors.New("--fleet-workers, --overlay-workers and --requests must be positive")
+	if o.FleetWorkers < 1 || o.OverlayWorkers < 0 || o.Requests < 1 || o.PullWorkers < 1 {
+		return errors.New("--fleet-workers, --overlay-workers, --pull-request-workers and --requests must be positive")
 	}
 	logger, err := newLogger(a, o)
 	if err != nil {
@@ -93,6 +94,11 @@ func run(ctx context.Context, a *app, o runOptions) error {
 		return fmt.Errorf("set the manager up: %w", err)
 	}
 	o.Options.Namespace, o.Options.Registerer, o.Options.Log = namespace, ctrlmetrics.Registry, logger
+	self, err := os.Executable()
+	if err != nil {
+		return fmt.Errorf("find this program, to render pull requests in a child of it: %w", err)
+	}
+	o.Sandbox = []string{self, sandboxCommand}
 	if err := receive(mgr, &o); err != nil {
 		return err
 	}
