@@ -38,15 +38,25 @@ import (
 	"capstan.dev/capstan/internal/agent"
 	"capstan.dev/capstan/internal/gittest"
 	"capstan.dev/capstan/internal/planner"
+	"capstan.dev/capstan/internal/sandbox"
 	"capstan.dev/capstan/internal/testenv"
 )
 
 var env *testenv.Env
 
 func TestMain(m *testing.M) {
+	if len(os.Args) == 2 && os.Args[1] == "sandbox" {
+		if err := sandbox.Serve(os.Stdin, os.Stdout); err != nil {
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
 	ctrl.SetLogger(logr.Discard())
 	os.Exit(testenv.Run(m, &env))
 }
+
+// sandboxCommand has this program render for another, as the agent's own does.
+func sandboxCommand() []string { return []string{os.Args[0], "sandbox"} }
 
 // patience bounds every wait; only failures take as long.
 const patience = 60 * time.Second
