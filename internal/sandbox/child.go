@@ -138,8 +138,8 @@ func (t *tail) String() string {
 	return string(t.text)
 }
 
-// outOfMemory is how Go's runtime ends for lack of memory.
-var outOfMemory = regexp.MustCompile(`out of memory|cannot allocate memory|cannot map pages|failed to create new OS thread`)
+// outOfMemory is how Go's runtime ends for lack of memory; a thread needs some, too.
+var outOfMemory = regexp.MustCompile(`out of memory|cannot allocate memory|cannot map pages|failed to create new OS thread|pthread_create failed`)
 
 // lastWords are lines of Go's runtime that quote no values. Other panics may quote a
 // manifest, and anything may be written by somebody who has taken over the child.
