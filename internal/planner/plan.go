@@ -110,6 +110,9 @@ func Plan(ctx context.Context, applier Applier, in Input) (Result, error) {
 		leaving, err = p.shield.leaving(leaving), p.shield.err(err)
 	}
 	result.Plan.Changes = append(result.Plan.Changes, leaving...)
+	if in.Untrusted {
+		p.shield.names(result.Plan.Changes)
+	}
 	return result, err
 }
 

@@ -313,24 +313,26 @@ func (s *shield) quoting(text string, manifest, live *unstructured.Unstructured)
 	return object.Scrub(text, secretOf(quoted))
 }
 
-// problem is an error of the API server as it may be shown.
-func (s *shield) problem(id object.ID, err error) *apply.Error {
+// problem is an error of the API server about a manifest as it may be shown.
+func (s *shield) problem(err error, manifest *unstructured.Unstructured) *apply.Error {
 	problem := &apply.Error{}
 	if !errors.As(err, &problem) {
-		problem = &apply.Error{Reason: v1alpha1.TransientReason, Message: err.Error(), Transient: true}
+		problem = &apply.Error{ID: object.IDOf(manifest), Reason: v1alpha1.TransientReason, Message: err.Error(), Transient: true}
 	}
-	return &apply.Error{ID: id, Reason: problem.Reason, Message: s.clean(problem.Message), Transient: problem.Transient}
+	return &apply.Error{
+		ID: problem.ID, Reason: problem.Reason, Message: s.quoting(problem.Message, manifest, nil), Transient: problem.Transient,
+	}
 }
 
-// err does the same for an error that ends a plan.
+// err is an error about what is recorded.
 func (s *shield) err(err error) error {
-	var problem *apply.Error
+	problem := &apply.Error{}
 	if !errors.As(err, &problem) {
 		return err
 	}
 	id := problem.ID
 	id.Namespace, id.Name = s.clean(id.Namespace), s.clean(id.Name)
-	return s.problem(id, err)
+	return &apply.Error{ID: id, Reason: problem.Reason, Message: s.clean(problem.Message), Transient: problem.Transient}
 }
 
 // leaving shows of objects that leave Git what is decided, not what they hold.
@@ -341,6 +343,14 @@ func (s *shield) leaving(changes []plan.Change) []plan.Change {
 		c.Before, c.Note = nil, s.clean(c.Note)
 	}
 	return changes
+}
+
+// names masks placeholders in the names of objects.
+func (s *shield) names(changes []plan.Change) {
+	for i := range changes {
+		id := &changes[i].ID
+		id.Namespace, id.Name = object.Scrub(id.Namespace, s.placeholders()), object.Scrub(id.Name, s.placeholders())
+	}
 }
 
 // mapTexts returns a copy of a value with all texts replaced that are no keys.

@@ -70,7 +70,7 @@ func (p *planning) appliedUntrusted(ctx context.Context, built *Built) ([]plan.C
 			return nil, nil, err
 		}
 		if halted = report.Halted; halted != nil {
-			halted = p.shield.problem(halted.ID, halted)
+			halted = p.shield.problem(halted, built.Cluster)
 		}
 		changes = append(changes, p.answers(req.Objects, live, report)...)
 	}
@@ -85,11 +85,16 @@ func (p *planning) appliedUntrusted(ctx context.Context, built *Built) ([]plan.C
 func (p *planning) shareNamespaces(built *Built) {
 	shared := map[object.ID]bool{}
 	for _, u := range built.Objects {
-		if id := object.IDOf(u); id.GroupKind() == (schema.GroupKind{Kind: "Namespace"}) && p.around.claimant(id) != "" {
+		if id := object.IDOf(u); p.shared(id) {
 			shared[id] = true
 		}
 	}
 	built.Share(shared)
+}
+
+// shared reports whether an object is a Namespace that others render as well.
+func (p *planning) shared(id object.ID) bool {
+	return id.GroupKind() == (schema.GroupKind{Kind: "Namespace"}) && p.around.claimant(id) != ""
 }
 
 // known decides what needs no request; send is the rest.
@@ -163,7 +168,7 @@ func (p *planning) read(ctx context.Context, objects []*unstructured.Unstructure
 			case err == nil:
 				live[id] = now
 			case !apply.IsNotFound(err):
-				unread[id] = p.shield.problem(id, err)
+				unread[id] = p.shield.problem(err, u)
 			}
 			return nil
 		})
@@ -176,8 +181,8 @@ func (p *planning) read(ctx context.Context, objects []*unstructured.Unstructure
 // and was applied by us; labels alone may be a copy's.
 func (p *planning) owned(live *unstructured.Unstructured) bool {
 	_, overlay := live.GetLabels()[v1alpha1.OverlayLabel]
-	shared := object.IDOf(live).GroupKind() == schema.GroupKind{Kind: "Namespace"}
-	return live.GetLabels()[v1alpha1.FleetLabel] == p.fleetLabel() && (overlay || shared) &&
+	namespace := object.IDOf(live).GroupKind() == schema.GroupKind{Kind: "Namespace"}
+	return live.GetLabels()[v1alpha1.FleetLabel] == p.fleetLabel() && (overlay || namespace) &&
 		slices.ContainsFunc(live.GetManagedFields(), func(e metav1.ManagedFieldsEntry) bool {
 			return e.Manager == v1alpha1.FieldManager && e.Operation == metav1.ManagedFieldsOperationApply
 		})
@@ -190,7 +195,7 @@ func (p *planning) mayApply(id object.ID, live *unstructured.Unstructured) bool 
 		return false
 	}
 	overlay := live.GetLabels()[v1alpha1.OverlayLabel]
-	return overlay == "" || overlay == p.Owner.Overlay || p.around.released(overlay, id)
+	return overlay == "" || overlay == p.Owner.Overlay || p.shared(id) || p.around.released(overlay, id)
 }
 
 // foreign is all that is said of an object that is not the Fleet's. It must not
@@ -220,8 +225,12 @@ func (p *planning) answers(sent []*unstructured.Unstructured, live map[object.ID
 			continue
 		}
 		change := changeOf(o)
-		change.Error = p.shield.quoting(change.Error, manifest, now)
-		change.Note = p.shield.quoting(change.Note, manifest, now)
+		change.Note = p.shield.quoting(change.Note, manifest, nil)
+		if o.Action == apply.ActionFailed {
+			change.Error = p.shield.quoting(change.Error, manifest, now)
+		} else { // our own words, which name labels at most
+			change.Error = p.shield.quoting(change.Error, manifest, nil)
+		}
 		change.After = manifest
 		if o.After != nil {
 			change.After = p.shield.answer(o.After, manifest)
@@ -229,9 +238,9 @@ func (p *planning) answers(sent []*unstructured.Unstructured, live map[object.ID
 		if change.Action == plan.Invalid && p.shield.holdsTyped(manifest) {
 			change.Action, change.Error, change.Note = plan.NotChecked, "", hiddenValue
 		}
-		if change.Action == plan.Update {
+		if change.Action == plan.Update && now != nil {
 			change.Before = p.shield.live(now, change.After)
-			if now != nil && len(change.Fields()) == 0 {
+			if len(change.Fields()) == 0 {
 				change.Action = plan.Unchanged
 			}
 		}
