@@ -37,7 +37,6 @@ type receiver struct {
 	hook   int64
 	secret string
 	got    chan delivery
-	name   *strings.Replacer
 }
 
 func newReceiver(t *testing.T, w *giteaWorld) *receiver {
