@@ -31,25 +31,26 @@ type row struct {
 }
 
 const (
-	api       = "api/v1alpha1"
-	object    = "internal/object"
-	tree      = "internal/tree"
-	source    = "internal/source"
-	render    = "internal/render"
-	sandbox   = "internal/sandbox"
-	capi      = "internal/capi"
-	inventory = "internal/inventory"
-	apply     = "internal/apply"
-	plan      = "internal/plan"
-	planner   = "internal/planner"
-	web       = "internal/web"
-	agent     = "internal/agent"
-	cmd       = "cmd/agent"
-	testenv   = "internal/testenv"
-	gittest   = "internal/gittest"
-	giteatest = "internal/giteatest"
-	bench     = "internal/bench"
-	forge     = "internal/forge"
+	api          = "api/v1alpha1"
+	object       = "internal/object"
+	tree         = "internal/tree"
+	source       = "internal/source"
+	render       = "internal/render"
+	sandbox      = "internal/sandbox"
+	capi         = "internal/capi"
+	inventory    = "internal/inventory"
+	apply        = "internal/apply"
+	plan         = "internal/plan"
+	planner      = "internal/planner"
+	web          = "internal/web"
+	agent        = "internal/agent"
+	commitstatus = "internal/commitstatus"
+	cmd          = "cmd/agent"
+	testenv      = "internal/testenv"
+	gittest      = "internal/gittest"
+	giteatest    = "internal/giteatest"
+	bench        = "internal/bench"
+	forge        = "internal/forge"
 )
 
 var anyLower = []string{"*"}
@@ -73,6 +74,8 @@ var rows = map[string]row{
 		why: "what may be deleted is decided from gathered facts, so that it can be tested without a cluster"},
 	apply: {layer: 1, imports: []string{api, object, capi},
 		why: "apply does what it is told: it neither renders nor decides what to prune"},
+	commitstatus: {layer: 1, pure: true, imports: []string{api},
+		why: "what a forge should know is decided from what is recorded, so that it survives every crash and can be tested without a forge"},
 	plan: {layer: 1, pure: true, imports: []string{object},
 		why: "a plan is computed from results that others gathered, so that cluster and offline plans are the same"},
 	forge: {layer: 1, imports: []string{},
