@@ -21,10 +21,10 @@ const (
 	// maxFile is the default of render.Limits.MaxBytes: no file above it is rendered.
 	maxFile = 16 << 20
 	// maxServed is the number of bytes of the tree that a call may read.
-	maxServed = 256 << 20
+	maxServed = 64 << 20
 	// maxQuestions is the number of questions about the tree. To find a thousand
 	// overlays takes some ten thousand.
-	maxQuestions = 250_000
+	maxQuestions = 100_000
 	// maxResult is the number of bytes of all objects as JSON.
 	maxResult = 32 << 20
 	// maxValues is the number of values in all objects; each costs memory, however

@@ -154,7 +154,7 @@ func TestTakenOver(t *testing.T) {
 		"garbage":                   protocol + "a frame of kind 110",
 		"long":                      protocol + "a frame of 4294967295 bytes, more than",
 		"question":                  protocol + "a frame of 16777215 bytes, more than",
-		"questions":                 protocol + "more than 250000 questions",
+		"questions":                 protocol + "more than 100000 questions",
 		"questions without waiting": "longer than",
 		"big reads":                 protocol + "questions for more than",
 		"objects":                   protocol + "more objects than",

@@ -57,7 +57,7 @@ func start(t testing.TB, o Options) *Process {
 }
 
 // patience bounds every wait; only failures take as long.
-const patience = time.Minute
+const patience = 3 * time.Minute
 
 const oneConfigMap = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: %s}\n"
 
