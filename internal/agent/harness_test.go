@@ -74,6 +74,8 @@ type world struct {
 	logs  *logBuffer
 	// wire wraps the agent's connection to the API server, if a test wants that.
 	wire func(http.RoundTripper) http.RoundTripper
+	// manage changes the options of the agent's manager, if a test wants that.
+	manage func(*manager.Options)
 
 	// approved are the objects that the test allowed to be deleted, as "Kind
 	// namespace/name"; secrets must show up nowhere.
@@ -141,12 +143,16 @@ func (w *world) start(change ...func(*agent.Options)) *running {
 	}
 	log := funcr.New(func(prefix, args string) { w.logs.add(prefix + " " + args) }, funcr.Options{Verbosity: 1})
 	skip, grace := true, 30*time.Second
-	mgr, err := manager.New(restConfig, manager.Options{
+	options := manager.Options{
 		Scheme: scheme, Logger: log, Controller: config.Controller{SkipNameValidation: &skip},
 		Metrics: server.Options{BindAddress: "0"}, HealthProbeBindAddress: "0",
 		Cache:                   cache.Options{DefaultNamespaces: map[string]cache.Config{w.ns: {}}},
 		GracefulShutdownTimeout: &grace,
-	})
+	}
+	if w.manage != nil {
+		w.manage(&options)
+	}
+	mgr, err := manager.New(restConfig, options)
 	if err != nil {
 		w.Fatal(err)
 	}
