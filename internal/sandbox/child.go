@@ -93,7 +93,8 @@ func spawn(command []string) (*child, error) {
 		if err != nil {
 			return
 		}
-		_ = cmd.Wait() // the state says more
+		_ = cmd.Wait()    // the state says more
+		kill(cmd.Process) // what it left behind and holds its pipes
 		c.state = cmd.ProcessState
 		close(c.gone)
 	}()

@@ -77,9 +77,12 @@ var fakes = map[string]func(c *connection) error{
 	"silence": func(c *connection) error { _, err := c.in.ReadByte(); return err },
 	// The grandchild holds the pipes.
 	"grandchild": func(*connection) error {
-		c := exec.Command("sleep", "3600")
+		c := exec.Command("/bin/sleep", "3600")
 		c.Stdin, c.Stdout, c.Stderr = os.Stdin, os.Stdout, os.Stderr
-		return errors.Join(c.Start(), errors.New("exit"))
+		if err := c.Start(); err != nil {
+			fmt.Fprintln(os.Stderr, "fatal error: no sleep")
+		}
+		return errors.New("exit")
 	},
 }
 
