@@ -21,6 +21,7 @@ import (
 	"capstan.dev/capstan/internal/planner"
 	"capstan.dev/capstan/internal/render"
 	"capstan.dev/capstan/internal/sandbox"
+	"capstan.dev/capstan/internal/source"
 	"capstan.dev/capstan/internal/tree"
 )
 
@@ -76,10 +77,11 @@ func planPullStep(ctx context.Context, run *pullRun) error {
 	return nil
 }
 
-// faulty tells what is wrong with the pull request from what is wrong here: an error
-// of the sandbox is the content's fault, unless we are stopping.
+// faulty tells what is wrong with the pull request from what is wrong here: what kills
+// the sandbox, is too large or takes too long is the content's fault.
 func (run *pullRun) faulty(ctx context.Context, err error) error {
-	if ctx.Err() == nil && errors.Is(err, sandbox.ErrKilled) || errors.Is(ctx.Err(), context.DeadlineExceeded) {
+	theirs := errors.Is(err, sandbox.ErrKilled) || slices.Contains([]source.Reason{source.TooLarge, source.TreeInvalid}, source.ReasonOf(err))
+	if ctx.Err() == nil && theirs || errors.Is(ctx.Err(), context.DeadlineExceeded) {
 		run.verdict = &verdict{state: forge.Failure, description: err.Error()}
 		return nil
 	}
