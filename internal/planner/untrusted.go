@@ -37,8 +37,15 @@ func (p *planning) appliedUntrusted(ctx context.Context, built *Built) ([]plan.C
 		return nil, nil, err
 	}
 	live, unread := p.read(ctx, send)
-	for _, problem := range unread {
-		if problem.Transient || ctx.Err() != nil {
+	for id, problem := range unread {
+		switch {
+		case ctx.Err() != nil:
+			return nil, nil, ctx.Err()
+		case problem.Transient && id.Namespace == "":
+			// It may lack the namespace that its kind has; the dry-run finds that before
+			// it asks.
+			delete(unread, id)
+		case problem.Transient:
 			return nil, nil, problem
 		}
 	}

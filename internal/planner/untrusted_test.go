@@ -1,6 +1,7 @@
 package planner_test
 
 import (
+	"context"
 	"errors"
 	"slices"
 	"strings"
@@ -12,6 +13,7 @@ import (
 
 	"capstan.dev/capstan/api/v1alpha1"
 	"capstan.dev/capstan/internal/apply"
+	"capstan.dev/capstan/internal/object"
 	"capstan.dev/capstan/internal/plan"
 	"capstan.dev/capstan/internal/planner"
 )
@@ -282,6 +284,17 @@ func TestUntrustedForbidden(t *testing.T) {
 	}
 }
 
+// What is wrong with a manifest is said of that manifest.
+func TestUntrustedRefused(t *testing.T) {
+	b := newBed(t)
+	b.want(b.propose("clusters/a", docs(`{apiVersion: v1, kind: ConfigMap, metadata: {name: homeless}}`,
+		`{apiVersion: example.org/v1, kind: Unknown, metadata: {name: u, namespace: NS}}`,
+		`{apiVersion: v1, kind: ConfigMap, metadata: {name: lost, namespace: NS-none}}`), nil),
+		"invalid ConfigMap homeless; error: kind ConfigMap is namespaced, but metadata.namespace is missing",
+		"invalid ConfigMap lost; error: namespace NS-none does not exist, and nothing in this overlay makes it",
+		"invalid Unknown u; error: kind Unknown.example.org is not installed: install the provider or definition that brings it")
+}
+
 // An API server that doesn't answer is an error, and no plan.
 func TestUntrustedNoAnswer(t *testing.T) {
 	b := newBed(t)
@@ -334,4 +347,30 @@ func TestNeighboursFromInventories(t *testing.T) {
 			}
 		})
 	}
+}
+
+// talkative is an admission webhook, say, that quotes what is live.
+type talkative struct{ planner.Applier }
+
+func (talkative) DryRun(_ context.Context, req apply.Request) (apply.Report, error) {
+	var report apply.Report
+	for _, u := range req.Objects {
+		id := object.IDOf(u)
+		report.Outcomes = append(report.Outcomes, apply.Outcome{ID: id, Action: apply.ActionFailed, Err: &apply.Error{
+			ID: id, Reason: v1alpha1.InvalidReason, Message: "denied: data.a is changed from live-only-value to proposed-value, password canary-password",
+		}})
+	}
+	return report, nil
+}
+
+// Errors quote no value of the live object but those that the manifest has too.
+func TestUntrustedQuotes(t *testing.T) {
+	b := newBed(t)
+	overlay := b.merged("clusters/a", strings.ReplaceAll(settings, "one", "live-only-value"))
+	in := b.input("clusters/a", strings.ReplaceAll(settings, "one", "proposed-value"), overlay)
+	result, err := planner.Plan(t.Context(), talkative{b.applier}, in)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.want(told{Result: result}, "invalid ConfigMap settings; error: denied: data.a is changed from *** to proposed-value, password ***")
 }
