@@ -61,6 +61,9 @@ type Options struct {
 	// Sandbox is the command line that runs [sandbox.Serve], for pull requests to be
 	// rendered in. Default: none, and pull requests are not planned.
 	Sandbox []string
+	// PullTime is the longest that the planning of one pull request may take. Default
+	// 10 min.
+	PullTime time.Duration
 	// PullWorkers is how many pull requests are planned at a time. Default 1.
 	PullWorkers int
 	// OpenForge opens the client of a forge. Default: [forge.Open].
@@ -83,6 +86,7 @@ func (o *Options) complete() error {
 	orDefault(&o.OverlayWorkers, 4*runtime.GOMAXPROCS(0))
 	orDefault(&o.Requests, 8)
 	orDefault(&o.PullWorkers, 1)
+	orDefault(&o.PullTime, 10*time.Minute)
 	orDefault(&o.RetryFirst, time.Second)
 	orDefault(&o.RetryMost, 5*time.Minute)
 	if o.Clock == nil {
@@ -255,6 +259,7 @@ func (s *setup) pullRequests() error {
 			return sandbox.Start(ctx, sandbox.Options{Command: s.Sandbox, Log: s.Log})
 		},
 		recorder: s.recorder(),
+		limit:    s.PullTime,
 		jitter:   s.jitter,
 		checked:  &checkedPulls{heads: map[pullRequest]string{}, errors: map[pullRequest]string{}},
 		enqueue:  s.pulls.add,

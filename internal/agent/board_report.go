@@ -77,3 +77,16 @@ func (b *board) outlook(fleet types.NamespacedName) outlook {
 	}
 	return o
 }
+
+// allRendered reports whether a view is the present one, and all its overlays are
+// rendered at it or fail to.
+func (b *board) allRendered(fleet types.NamespacedName, v *view) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	f := b.fleets[fleet]
+	if f == nil || f.view != v {
+		return false
+	}
+	_, unsettled := f.unsettled()
+	return len(unsettled) == 0
+}

@@ -237,6 +237,8 @@ func (run *fleetRun) announce(ctx context.Context, previous *view, changed int) 
 	run.metrics.observed(run.name, revision)
 	if changed > 0 || previous == nil {
 		run.status.ObservedRevision = revision
+	}
+	if changed > 0 || previous == nil || previous.suspended {
 		run.replan(run.fleet)
 	}
 	if previous != nil && previous.revision == run.next.revision {

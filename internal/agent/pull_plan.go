@@ -40,6 +40,8 @@ func planPullStep(ctx context.Context, run *pullRun) error {
 	if run.verdict != nil {
 		return nil
 	}
+	ctx, cancel := context.WithTimeout(ctx, run.limit)
+	defer cancel()
 	box, err := run.sandbox(ctx)
 	if err != nil {
 		return err
@@ -63,7 +65,7 @@ func planPullStep(ctx context.Context, run *pullRun) error {
 	}
 	concerned, err := run.board.concerned(run.name.Fleet, run.view, run.proposal.Tree, paths)
 	if err != nil {
-		return err
+		return run.faulty(ctx, err)
 	}
 	plans, err := run.plans(ctx, box, concerned, paths)
 	if err != nil {
@@ -78,14 +80,28 @@ func planPullStep(ctx context.Context, run *pullRun) error {
 }
 
 // faulty tells what is wrong with the pull request from what is wrong here: what kills
-// the sandbox, is too large or takes too long is the content's fault.
+// the sandbox, can't be read or takes too long is the content's fault.
 func (run *pullRun) faulty(ctx context.Context, err error) error {
-	theirs := errors.Is(err, sandbox.ErrKilled) || slices.Contains([]source.Reason{source.TooLarge, source.TreeInvalid}, source.ReasonOf(err))
-	if ctx.Err() == nil && theirs || errors.Is(ctx.Err(), context.DeadlineExceeded) {
-		run.verdict = &verdict{state: forge.Failure, description: err.Error()}
-		return nil
+	switch {
+	case errors.Is(ctx.Err(), context.DeadlineExceeded):
+		run.refuse(fmt.Sprintf("it takes longer than %s to plan; split it", run.limit))
+	case ctx.Err() == nil && (errors.Is(err, sandbox.ErrKilled) || unreadable(err)):
+		run.refuse(err.Error())
+	default:
+		return err
 	}
-	return err
+	return nil
+}
+
+// unreadable reports whether it is for what a file or directory is that it could not
+// be read.
+func unreadable(err error) bool {
+	return slices.Contains([]source.Reason{source.TooLarge, source.TreeInvalid}, source.ReasonOf(err))
+}
+
+// refuse has it said that the pull request can't be planned, and why.
+func (run *pullRun) refuse(why string) {
+	run.verdict = &verdict{state: forge.Failure, description: why, notes: []string{why}}
 }
 
 // concerned lists the overlays, by path, that render otherwise from another tree than
@@ -148,7 +164,7 @@ func (run *pullRun) plans(ctx context.Context, box Sandbox, concerned []string, 
 			continue
 		}
 		built, err := planner.Build(ctx, input(path))
-		if ctx.Err() != nil || errors.Is(err, render.ErrTree) {
+		if ctx.Err() != nil || errors.Is(err, render.ErrTree) && !unreadable(err) {
 			return nil, errors.Join(ctx.Err(), err)
 		}
 		if err != nil {

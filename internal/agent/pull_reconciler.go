@@ -47,13 +47,15 @@ type pullReconciler struct {
 	sandbox  func(ctx context.Context) (Sandbox, error)
 	pages    Pages
 	recorder record.EventRecorder
-	jitter   func(time.Duration) time.Duration
-	checked  *checkedPulls
-	enqueue  func(pullRequest)
+	// limit bounds the planning of one pull request.
+	limit   time.Duration
+	jitter  func(time.Duration) time.Duration
+	checked *checkedPulls
+	enqueue func(pullRequest)
 }
 
-// pullTime bounds the work on one pull request.
-const pullTime = 10 * time.Minute
+// settlePause is the time between two looks whether all overlays are rendered.
+const settlePause = 500 * time.Millisecond
 
 // pullRun is one look at one pull request, filled in by its steps.
 type pullRun struct {
@@ -99,8 +101,12 @@ func (r *pullReconciler) Reconcile(ctx context.Context, name pullRequest) (ctrl.
 	if view == nil || view.suspended {
 		return ctrl.Result{}, nil // reading Git, or resuming, asks again
 	}
-	ctx, cancel := context.WithTimeout(ctx, pullTime)
-	defer cancel()
+	if name.Number != 0 && !r.board.allRendered(name.Fleet, view) {
+		// What the target's own overlays read isn't known, so neither is what the pull
+		// request touches. All of them would be planned, and what the target itself
+		// changes would be taken for the pull request's doing.
+		return ctrl.Result{RequeueAfter: settlePause}, nil
+	}
 	run := &pullRun{pullReconciler: r, name: name, fleet: &fleet, view: view}
 	err := run.open(ctx)
 	if err == nil && name.Number == 0 {

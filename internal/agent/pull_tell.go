@@ -96,11 +96,12 @@ func (run *pullRun) marker() string {
 	return fmt.Sprintf("<!-- capstan plan %s -->", run.digest.Strings("comment", run.name.Fleet.String(), fmt.Sprint(run.name.Number))[:24])
 }
 
-// replan has the pull requests looked at again that something was said about, because
-// their target has changed.
+// replan has all pull requests looked at again, because their target has changed or is
+// known at last. Those that something was said about may be too many for the list.
 func (r *pullReconciler) replan(fleet *v1alpha1.Fleet) {
 	name := types.NamespacedName(client.ObjectKeyFromObject(fleet))
 	r.checked.forget(name)
+	r.enqueue(pullRequest{Fleet: name})
 	for _, p := range pullsOf(fleet) {
 		r.enqueue(pullRequest{Fleet: name, Number: int(p.Number)})
 	}

@@ -65,6 +65,16 @@ func (f *forges) get(ctx context.Context, fleet *v1alpha1.Fleet) (forge.Forge, e
 	return host, nil
 }
 
+// version is that of a Fleet's credentials, "" if it isn't known.
+func (f *forges) version(ctx context.Context, fleet *v1alpha1.Fleet) string {
+	name := types.NamespacedName{Namespace: fleet.Namespace, Name: fleet.Spec.Forge.SecretRef.Name}
+	secret, err := f.values.get(ctx, corev1.SchemeGroupVersion.WithKind("Secret"), name)
+	if err != nil {
+		return "" // who needs it says why
+	}
+	return secret.version
+}
+
 func (f *forges) drop(fleet types.NamespacedName) {
 	f.mu.Lock()
 	defer f.mu.Unlock()

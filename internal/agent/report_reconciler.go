@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"errors"
+	"fmt"
 	"sync"
 	"time"
 
@@ -54,7 +55,8 @@ func (r *reportReconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctr
 	if !fleet.DeletionTimestamp.IsZero() || fleet.Spec.Forge == nil || fleet.Spec.Forge.SecretRef == nil {
 		return ctrl.Result{}, r.silent(ctx, &fleet)
 	}
-	if wait := r.pauses.left(req.NamespacedName, &fleet, r.clock.Now()); wait > 0 {
+	with := fmt.Sprint(fleet.Generation, " ", r.forges.version(ctx, &fleet))
+	if wait := r.pauses.left(req.NamespacedName, with, r.clock.Now()); wait > 0 {
 		return ctrl.Result{RequeueAfter: wait}, nil
 	}
 	decision, err := r.decide(ctx, &fleet)
@@ -77,7 +79,7 @@ func (r *reportReconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctr
 		r.pauses.succeeded(req.NamespacedName)
 		return ctrl.Result{RequeueAfter: decision.After}, nil
 	}
-	wait := r.pauses.failed(req.NamespacedName, &fleet, failure, r.clock.Now())
+	wait := r.pauses.failed(req.NamespacedName, with, failure, r.clock.Now())
 	ctrl.LoggerFrom(ctx).Info("the forge could not be told", "reason", failure.Error(), "retryAfter", wait.String())
 	return ctrl.Result{RequeueAfter: wait}, nil
 }
@@ -185,9 +187,10 @@ type pauses struct {
 }
 
 type pause struct {
-	attempts   int
-	until      time.Time
-	generation int64
+	attempts int
+	until    time.Time
+	// with stands for the Fleet's spec and the credentials that failed.
+	with string
 }
 
 const (
@@ -198,22 +201,23 @@ const (
 	refusedMost = 5 * time.Minute
 )
 
-// left is how long to wait still. A changed Fleet doesn't wait.
-func (p *pauses) left(fleet types.NamespacedName, f *v1alpha1.Fleet, now time.Time) time.Duration {
+// left is how long to wait still. A changed Fleet, or one with other credentials, doesn't
+// wait.
+func (p *pauses) left(fleet types.NamespacedName, with string, now time.Time) time.Duration {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if held := p.held[fleet]; held != nil && held.generation == f.Generation {
+	if held := p.held[fleet]; held != nil && held.with == with {
 		return held.until.Sub(now)
 	}
 	return 0
 }
 
 // failed notes a failure and returns the time to wait, which doubles.
-func (p *pauses) failed(fleet types.NamespacedName, f *v1alpha1.Fleet, err error, now time.Time) time.Duration {
+func (p *pauses) failed(fleet types.NamespacedName, with string, err error, now time.Time) time.Duration {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	held := p.held[fleet]
-	if held == nil {
+	if held == nil || held.with != with {
 		held = &pause{}
 		p.held[fleet] = held
 	}
@@ -227,7 +231,7 @@ func (p *pauses) failed(fleet types.NamespacedName, f *v1alpha1.Fleet, err error
 	if e, ok := errors.AsType[*forge.Error](err); ok && e.Kind == forge.RateLimited {
 		wait = max(wait, e.RetryAfter)
 	}
-	held.until, held.generation = now.Add(wait), f.Generation
+	held.until, held.with = now.Add(wait), with
 	return wait
 }
 
