@@ -13,9 +13,11 @@ import (
 	"testing"
 
 	coordinationv1 "k8s.io/api/coordination/v1"
+	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	"capstan.dev/capstan/api/v1alpha1"
 	"capstan.dev/capstan/internal/gittest"
 	"capstan.dev/capstan/internal/testenv"
 )
@@ -67,12 +69,19 @@ func settings(value string) map[string]string {
 // of the reference.
 func TestServing(t *testing.T) {
 	w := newWorld(t)
-	health, metrics := freeAddress(t), freeAddress(t)
-	p := w.agent("--health-address", health, "--metrics-address", metrics)
+	health, metrics, hooks := freeAddress(t), freeAddress(t), freeAddress(t)
+	p := w.agent("--health-address", health, "--metrics-address", metrics, "--webhook-address", hooks, "--external-url", "https://capstan.example.com")
 	w.untilOK("http://" + health + "/healthz")
 	w.untilOK("http://" + health + "/readyz")
 
-	w.fleet("home")
+	w.must(env.Client().Create(w.Context(), &corev1.Secret{
+		ObjectMeta: metav1.ObjectMeta{Namespace: w.ns, Name: "forge"}, Data: map[string][]byte{"token": []byte("forge-token")},
+	}))
+	w.fleet("home", func(f *v1alpha1.Fleet) { // of a forge that is down
+		f.Spec.Forge = &v1alpha1.ForgeSpec{
+			Kind: v1alpha1.ForgeGitea, URL: "http://" + freeAddress(t), Repository: "owner/name", SecretRef: &v1alpha1.LocalReference{Name: "forge"},
+		}
+	})
 	w.untilApplied("clusters/dev", w.commit(merge(settings("one"), map[string]string{"clusters/broken/kustomization.yaml": "resources: [none.yaml]\n"})))
 	w.commit(settings("one"))
 	w.commit(overlayOf("clusters/dev", `{apiVersion: v1, kind: ConfigMap, metadata: {name: other, namespace: NS}}`))
@@ -83,6 +92,12 @@ func TestServing(t *testing.T) {
 		}
 		return ""
 	})
+	if code, body := w.get("http://" + hooks + "/fleets/" + w.ns + "/home"); code != http.StatusOK || !strings.Contains(body, "clusters/dev") {
+		t.Errorf("the status page: %d\n%s", code, body)
+	}
+	if code, body := w.get("http://" + hooks + "/webhooks/" + w.ns + "/home"); code != http.StatusMethodNotAllowed {
+		t.Errorf("GET of a webhook's address: %d\n%s", code, body)
+	}
 	w.eventually("the metrics are those of the reference", func() string {
 		_, body := w.get("http://" + metrics + "/metrics")
 		served := map[string]string{}
@@ -155,6 +170,8 @@ func TestBadFlags(t *testing.T) {
 		{"--overlay-workers=-1", "must be positive"},
 		{"--fleet-workers=0", "must be positive"},
 		{"--metrics-address=nonsense", "nonsense"},
+		{"--webhook-address=nonsense", "--webhook-address: receive webhooks at nonsense"},
+		{"--external-url=https://capstan.example.com", "--webhook-address, which is turned off"},
 		{"--context=none", `context "none" does not exist`},
 	} {
 		p := w.agent(c.flag)
