@@ -68,6 +68,10 @@ func (c *commit) follow() {
 	}
 	t := c.count()
 	aggregate, _ := Contexts(c.Fleet)
+	if t.unknown > 0 && len(t.failed) == 0 && len(t.waiting) == 0 {
+		c.overlays()
+		return // what the forge has stands until it is known
+	}
 	state, text := t.sum(c)
 	c.final = !c.tip && len(t.failed) == 0 && len(t.waiting) == 0
 	if state == Pending {
@@ -91,17 +95,20 @@ func (c *commit) overlays() {
 	}
 	for _, s := range c.entry.Statuses {
 		if s.Overlay != "" && s.State != string(Success) && !slices.ContainsFunc(c.touched, func(o *v1alpha1.ClusterOverlay) bool { return o.Name == s.Overlay }) {
-			state, text := c.overtaken(s.Overlay)
-			c.post(s.Context, s.Overlay, state, text)
+			if state, text := c.overtaken(s.Overlay); state != "" {
+				c.post(s.Context, s.Overlay, state, text)
+			}
 		}
 	}
 }
 
 // overtaken is the last word on an overlay that the commit touched, and that another
-// has changed since or that is gone.
+// has changed since or that is gone; "" if that isn't known yet.
 func (c *commit) overtaken(name string) (State, string) {
 	i := slices.IndexFunc(c.Overlays, func(o v1alpha1.ClusterOverlay) bool { return o.Name == name })
 	switch {
+	case i < 0 && !c.Settled:
+		return "", "" // a person may have deleted it, and it is about to be made again
 	case i < 0:
 		return Success, "gone: deleted with approval, or let go"
 	case appliedAt(&c.Overlays[i], c.entry.Commit):
@@ -129,6 +136,9 @@ type tally struct {
 	failed, waiting, done []*v1alpha1.ClusterOverlay
 	// superseded is the number that later commits changed before they were done.
 	superseded int
+	// unknown is the number of which it will be known once the tip has settled what has
+	// become of them.
+	unknown int
 	// total is the number that the commit touched.
 	total int
 }
@@ -151,7 +161,12 @@ func (c *commit) count() tally {
 	}
 	t.total = max(int(*c.entry.Overlays), len(c.touched))
 	if c.tip {
-		return t // nothing overtakes the tip: who is missing is gone
+		// Nothing overtakes the tip: who is missing is gone. But a newer commit may be
+		// looked at already, before it is known as the tip.
+		if !c.Settled {
+			t.unknown = t.total - len(c.touched)
+		}
+		return t
 	}
 	single := false
 	for _, s := range c.entry.Statuses {
@@ -159,7 +174,11 @@ func (c *commit) count() tally {
 			continue
 		}
 		single = true
-		if state, _ := c.overtaken(s.Overlay); s.State != string(Success) && state == Failure {
+		switch state, _ := c.overtaken(s.Overlay); {
+		case s.State == string(Success):
+		case state == "":
+			t.unknown++
+		case state == Failure:
 			t.superseded++
 		}
 	}

@@ -237,6 +237,30 @@ func TestDecide(t *testing.T) {
 				"1111111 capstan/prod failure: superseded by later commits: 3 of 4 overlays not done",
 			},
 		},
+		"a newer commit is looked at before it is known as the tip": {
+			in: commitstatus.Input{Tip: one, Total: 1, Overlays: []v1alpha1.ClusterOverlay{overlay("a", one)}, Desired: map[string]string{"prod-a": two}},
+			had: &v1alpha1.ForgeStatus{Tip: one, Commits: []v1alpha1.ReportedCommit{{Commit: one, Overlays: ptr.To[int32](1), Statuses: []v1alpha1.ReportedStatus{
+				recorded("capstan/prod", "", "pending"), recorded("capstan/prod/clusters/a", "prod-a", "pending"),
+			}}}},
+			want: []string{"1111111 capstan/prod/clusters/a failure: superseded by 2222222 before it was done"},
+		},
+		"an overlay that a person deletes is not gone, it comes back": {
+			in: commitstatus.Input{Tip: two, Total: 1},
+			had: &v1alpha1.ForgeStatus{Tip: two, Commits: []v1alpha1.ReportedCommit{
+				{Commit: two, Overlays: ptr.To[int32](1), Statuses: []v1alpha1.ReportedStatus{
+					recorded("capstan/prod", "", "pending"), recorded("capstan/prod/clusters/b", "prod-b", "pending"),
+				}},
+				{Commit: one, Overlays: ptr.To[int32](1), Statuses: []v1alpha1.ReportedStatus{
+					recorded("capstan/prod", "", "pending"), recorded("capstan/prod/clusters/a", "prod-a", "pending"),
+				}},
+			}},
+		},
+		"applied, and again with other values at the same commit": {
+			in: commitstatus.Input{Tip: one, Settled: true, Overlays: []v1alpha1.ClusterOverlay{
+				overlay("a", one, applied, ready(metav1.ConditionUnknown, v1alpha1.ProgressingReason, "being applied")),
+			}},
+			want: []string{"1111111 capstan/prod pending: clusters/a: being applied", "1111111 capstan/prod/clusters/a pending: being applied"},
+		},
 		"after a restart the tip is not looked at as if it were new": {
 			in: commitstatus.Input{Tip: one, Total: 1, Overlays: []v1alpha1.ClusterOverlay{overlay("a", one)}},
 			had: &v1alpha1.ForgeStatus{Tip: one, Commits: []v1alpha1.ReportedCommit{{Commit: one, Overlays: ptr.To[int32](1), Statuses: []v1alpha1.ReportedStatus{

@@ -89,7 +89,8 @@ func (in Input) stateOf(o *v1alpha1.ClusterOverlay) (State, string) {
 		return Pending, "deleting, as approved"
 	case pending != nil:
 		return Pending, fmt.Sprintf("the deletion of %d objects waits: capstan approve %s", len(pending.Objects), o.Name)
-	case o.Status.AppliedRevision == "" || o.Status.AppliedRevision != o.Status.DesiredRevision:
+	case o.Status.AppliedRevision == "" || o.Status.AppliedRevision != o.Status.DesiredRevision,
+		ready.Reason == v1alpha1.ProgressingReason: // the same commit with other values of variables
 		return Pending, "being applied"
 	case converged.Status == metav1.ConditionTrue && o.Status.ConvergedRevision == o.Status.DesiredRevision:
 		return Success, "converged"
