@@ -40,8 +40,6 @@ func planPullStep(ctx context.Context, run *pullRun) error {
 	if run.verdict != nil {
 		return nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, run.limit)
-	defer cancel()
 	box, err := run.sandbox(ctx)
 	if err != nil {
 		return err
@@ -51,6 +49,8 @@ func planPullStep(ctx context.Context, run *pullRun) error {
 			ctrl.LoggerFrom(ctx).Error(err, "end the sandbox of a pull request")
 		}
 	}()
+	ctx, cancel := context.WithTimeout(ctx, run.limit) // the sandbox's start is none of the content's doing
+	defer cancel()
 	found, _, err := box.Discover(ctx, render.DiscoverInput{
 		Tree: run.proposal.Tree, Paths: run.fleet.Spec.Overlays.Paths, Exclude: run.fleet.Spec.Overlays.Exclude,
 	})
