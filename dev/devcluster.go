@@ -141,7 +141,7 @@ func (c *Cluster) newManager(run context.Context, server *hooks.Server, opts Opt
 		return nil, err
 	}
 	log := opts.Log.WithName("manager")
-	mgr, err := capi.NewManager(capi.Config(c.host.RESTConfig()), scheme, server, capi.Options{Hurry: opts.MachineBoot == 0, Log: log})
+	mgr, err := capi.NewManager(capi.Config(c.host.RESTConfig()), scheme, server, log)
 	if err != nil {
 		return nil, fmt.Errorf("manager: %w", err)
 	}

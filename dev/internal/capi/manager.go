@@ -33,14 +33,6 @@ var informers atomic.Int32
 // busy machine the controllers then fight over stale caches.
 const Concurrency = 6
 
-// Options for NewManager.
-type Options struct {
-	// Hurry lets controllers look at an object more often than once a second, which the original does
-	// not, for those who simulate machines that boot at once.
-	Hurry bool
-	Log   logr.Logger
-}
-
 // patience is how long the ClusterCache waits for a workload cluster before it tries to connect and, having
 // failed, waits for another 30 seconds.
 const patience = 10 * time.Minute
@@ -49,16 +41,17 @@ const patience = 10 * time.Minute
 const syncPeriod = 10 * time.Minute
 
 // NewManager returns the manager that everything shares, with the caches and clients of the original.
-func NewManager(c *rest.Config, scheme *runtime.Scheme, hooks webhook.Server, opts Options) (ctrl.Manager, error) {
-	// The gates are the process's; all others are as in the original.
+func NewManager(c *rest.Config, scheme *runtime.Scheme, hooks webhook.Server, log logr.Logger) (ctrl.Manager, error) {
+	// The gates are the process's; all others are as in the original. The one for rate limits too, though it
+	// costs a second here and there: without it controllers don't wait for their caches after a write.
 	if err := feature.MutableGates.SetFromMap(map[string]bool{
-		"ClusterTopology": true, "KubeadmBootstrapFormatIgnition": true, "ReconcilerRateLimiting": !opts.Hurry,
+		"ClusterTopology": true, "KubeadmBootstrapFormatIgnition": true,
 	}); err != nil {
 		return nil, err
 	}
 	return ctrl.NewManager(c, ctrl.Options{
 		Scheme: scheme,
-		Logger: opts.Log,
+		Logger: log,
 		Controller: config.Controller{
 			UsePriorityQueue: ptr.To(feature.Gates.Enabled(feature.PriorityQueue)),
 			// A process may run more than one management cluster, one after the other.
