@@ -34,7 +34,7 @@ type delivery struct {
 func (h *handler) webhook(w http.ResponseWriter, r *http.Request, path []string) {
 	start := h.Clock.Now()
 	d := &delivery{handler: h, w: w, r: r, log: h.Log.WithValues("delivery", deliveryID(r.Header))}
-	a := survive(d.log, func() answer { return d.handle(path) })
+	a := survive(r.Context(), d.log, func(ctx context.Context) answer { return d.handle(ctx, path) })
 	h.metrics.count(d.counted, a.outcome)
 	h.metrics.duration.Observe(h.Clock.Since(start).Seconds())
 	log := d.log.WithValues("fleet", d.counted.String(), "code", a.code, "outcome", string(a.outcome), "event", string(d.event.Kind))
@@ -48,7 +48,7 @@ func (h *handler) webhook(w http.ResponseWriter, r *http.Request, path []string)
 }
 
 // handle takes a delivery step by step; what costs more comes later.
-func (d *delivery) handle(path []string) answer {
+func (d *delivery) handle(ctx context.Context, path []string) answer {
 	if d.r.Method != http.MethodPost {
 		return notAllowed(http.MethodPost)
 	}
@@ -68,7 +68,7 @@ func (d *delivery) handle(path []string) answer {
 			text: "too many deliveries; this one was not read. Nothing is lost: the next delivery or poll finds every push",
 		}
 	}
-	leave := d.gates.enter(d.fleet.String(), d.r.Context().Done())
+	leave := d.gates.enter(d.fleet.String(), ctx.Done())
 	if leave == nil {
 		return answer{
 			code: http.StatusServiceUnavailable, outcome: busy, header: [2]string{"Retry-After", "5"}, hangUp: true,
@@ -83,7 +83,7 @@ func (d *delivery) handle(path []string) answer {
 	if bad != nil {
 		return *bad
 	}
-	hook, bad := d.authenticate(body)
+	hook, bad := d.authenticate(ctx, body)
 	if bad != nil {
 		return *bad
 	}
@@ -93,7 +93,7 @@ func (d *delivery) handle(path []string) answer {
 	if why := irrelevant(d.event, hook); why != "" {
 		return answer{code: http.StatusOK, outcome: ignored, text: "ignored: " + why}
 	}
-	return d.hint()
+	return d.hint(ctx)
 }
 
 // single are the headers that mean nothing if there are two of them: another reader on
@@ -129,11 +129,13 @@ func (d *delivery) read() ([]byte, *answer) {
 		body.Grow(int(d.r.ContentLength) + bytes.MinRead)
 	}
 	_, err := io.Copy(&body, http.MaxBytesReader(d.w, d.r.Body, d.BodyBytes))
-	_ = connection.SetReadDeadline(time.Time{})
 	var tooMuch *http.MaxBytesError
 	switch {
 	case err == nil:
+		_ = connection.SetReadDeadline(time.Time{})
 		return body.Bytes(), nil
+	// Else the deadline stays: when all is answered, net/http reads on for the rest of the
+	// body, and would do so for as long as the sender keeps the connection.
 	case errors.As(err, &tooMuch):
 		return nil, oversized
 	case errors.Is(err, os.ErrDeadlineExceeded):
@@ -148,8 +150,8 @@ func (d *delivery) read() ([]byte, *answer) {
 
 // authenticate checks the signature. Whether there is such a Fleet shows neither in the
 // answer nor in the work.
-func (d *delivery) authenticate(body []byte) (Hook, *answer) {
-	hook, why, err := d.Fleets.Hook(d.r.Context(), d.fleet)
+func (d *delivery) authenticate(ctx context.Context, body []byte) (Hook, *answer) {
+	hook, why, err := d.Fleets.Hook(ctx, d.fleet)
 	if err != nil {
 		d.log.Error(err, "a webhook delivery can't be checked", "fleet", d.fleet.String())
 		return Hook{}, &answer{
@@ -171,9 +173,7 @@ func (d *delivery) authenticate(body []byte) (Hook, *answer) {
 	} else {
 		d.metrics.forget(d.fleet)
 	}
-	for _, decoy := range d.decoys[min(len(secrets), len(d.decoys)):] {
-		secrets = append(secrets, decoy)
-	}
+	secrets = append(secrets, d.decoys[min(len(secrets), len(d.decoys)):]...)
 	err = forge.Verify(d.r.Header, body, secrets)
 	if err == nil && why == "" {
 		return hook, nil
@@ -230,11 +230,11 @@ func irrelevant(e forge.Event, h Hook) string {
 }
 
 // hint passes the event on.
-func (d *delivery) hint() answer {
+func (d *delivery) hint(ctx context.Context) answer {
 	var taken bool
 	var why string
 	var err error
-	ctx := context.WithoutCancel(d.r.Context()) // it is taken even if the forge doesn't wait for the answer
+	ctx = context.WithoutCancel(ctx) // it is taken even if the forge doesn't wait for the answer
 	switch d.event.Kind {
 	case forge.PushEvent:
 		taken, why, err = d.Hints.Push(ctx, d.fleet, d.event)

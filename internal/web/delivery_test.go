@@ -339,6 +339,24 @@ func TestSlow(t *testing.T) {
 	}
 }
 
+// Who was told that the body is too slow or too large is let go: a connection on which
+// nothing more comes is closed, and takes no other's place.
+func TestLetGo(t *testing.T) {
+	t.Parallel()
+	b := newBed(t, func(o *Options) { o.ReadTimeout = 100 * time.Millisecond; o.BodyBytes = 50 })
+	for want, rest := range map[int]string{
+		http.StatusRequestTimeout:        "Content-Length: 40\r\n\r\n{",
+		http.StatusRequestEntityTooLarge: "Transfer-Encoding: chunked\r\n\r\n50\r\n{" + strings.Repeat(" ", 70),
+	} {
+		c := b.raw()
+		fmt.Fprintf(c, "POST /webhooks/ns/a HTTP/1.1\r\nHost: x\r\n%s", rest)
+		all, err := io.ReadAll(c)
+		if answer := string(all); err != nil || !strings.HasPrefix(answer, fmt.Sprint("HTTP/1.1 ", want)) {
+			t.Errorf("%q and %v, want %d and the end of the connection", answer, err, want)
+		}
+	}
+}
+
 // One Fleet's slow senders leave room for another's, and for nobody more than there is.
 func TestBusy(t *testing.T) {
 	t.Parallel()
