@@ -170,8 +170,6 @@ func (d *delivery) authenticate(ctx context.Context, body []byte) (Hook, *answer
 	}
 	if why == "" {
 		d.counted = d.fleet
-	} else {
-		d.metrics.forget(d.fleet)
 	}
 	secrets = append(secrets, d.decoys[min(len(secrets), len(d.decoys)):]...)
 	err = forge.Verify(d.r.Header, body, secrets)

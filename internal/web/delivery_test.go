@@ -209,11 +209,15 @@ func TestSeriesGo(t *testing.T) {
 	t.Parallel()
 	b := newBed(t)
 	b.send(b.request("/webhooks/ns/a", "push", pushBody("refs/heads/main"), current))
+	b.send(b.request("/webhooks/ns/b", "push", pushBody("refs/heads/main"), current))
 	b.mu.Lock()
 	delete(b.hooks, fleetA)
 	b.mu.Unlock()
+	if diff := cmp.Diff(map[string]int{"ns/b accepted": 1}, b.deliveries()); diff != "" {
+		t.Errorf("counted:\n%s", diff)
+	}
 	b.send(b.request("/webhooks/ns/a", "push", pushBody("refs/heads/main"), current))
-	if diff := cmp.Diff(map[string]int{"/ refused": 1}, b.deliveries()); diff != "" {
+	if diff := cmp.Diff(map[string]int{"/ refused": 1, "ns/b accepted": 1}, b.deliveries()); diff != "" {
 		t.Errorf("counted:\n%s", diff)
 	}
 }

@@ -1,6 +1,7 @@
 package web
 
 import (
+	"context"
 	"crypto/rand"
 	"fmt"
 	"net/http"
@@ -31,7 +32,7 @@ func Handler(o Options) (http.Handler, error) {
 	if err := o.complete(); err != nil {
 		return nil, err
 	}
-	m, err := newMetrics(o.Registerer)
+	m, err := newMetrics(o.Registerer, o.Fleets)
 	if err != nil {
 		return nil, fmt.Errorf("web: register metrics: %w", err)
 	}
@@ -108,7 +109,7 @@ func fleetNamed(parts []string) (types.NamespacedName, bool) {
 }
 
 // survive runs f and turns a panic into an answer: the process is also the agent.
-func survive(log logr.Logger, f func() answer) (a answer) {
+func survive(ctx context.Context, log logr.Logger, f func(context.Context) answer) (a answer) {
 	defer func() {
 		switch p := recover(); p {
 		case nil:
@@ -117,12 +118,12 @@ func survive(log logr.Logger, f func() answer) (a answer) {
 		default:
 			// The value may quote what was sent; only the runtime's own don't.
 			what := fmt.Sprintf("%T", p)
-			if e, ok := p.(runtime.Error); ok { //nolint:errorlint // a panic's value is not wrapped
+			if e, ok := p.(runtime.Error); ok {
 				what = e.Error()
 			}
 			log.Error(nil, "panic while handling a request", "panic", what, "stack", string(debug.Stack()))
 			a = answer{code: http.StatusInternalServerError, outcome: panicked, text: "an error of the agent; its log says more", hangUp: true}
 		}
 	}()
-	return f()
+	return f(ctx)
 }

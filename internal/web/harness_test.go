@@ -19,7 +19,6 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"k8s.io/apimachinery/pkg/types"
 
-	"capstan.dev/capstan/api/v1alpha1"
 	"capstan.dev/capstan/internal/forge"
 )
 
@@ -44,9 +43,6 @@ type bed struct {
 	hints  []forge.Event
 	answer func(forge.Event) (bool, string, error)
 	logs   strings.Builder
-
-	fleet    *v1alpha1.Fleet
-	overlays []v1alpha1.ClusterOverlay
 }
 
 func newBed(t *testing.T, change ...func(*Options)) *bed {

@@ -37,7 +37,7 @@ func (h *handler) page(w http.ResponseWriter, r *http.Request, path []string) {
 		return
 	}
 	var content bytes.Buffer
-	a := survive(h.Log, func() answer { return h.show(r.Context(), &content, path) })
+	a := survive(r.Context(), h.Log, func(ctx context.Context) answer { return h.show(ctx, &content, path) })
 	if a.code != http.StatusOK {
 		a.write(w)
 		return
