@@ -86,7 +86,7 @@ func (run *pullRun) faulty(ctx context.Context, err error) error {
 	case errors.Is(ctx.Err(), context.DeadlineExceeded):
 		run.refuse(fmt.Sprintf("it takes longer than %s to plan; split it", run.limit))
 	case ctx.Err() == nil && (errors.Is(err, sandbox.ErrKilled) || unreadable(err)):
-		run.refuse(err.Error())
+		run.refuse(withoutAddress(err))
 	default:
 		return err
 	}
@@ -97,6 +97,15 @@ func (run *pullRun) faulty(ctx context.Context, err error) error {
 // be read.
 func unreadable(err error) bool {
 	return slices.Contains([]source.Reason{source.TooLarge, source.TreeInvalid}, source.ReasonOf(err))
+}
+
+// withoutAddress is the text of an error without the address that the agent knows the
+// repository by: strangers may know it by another.
+func withoutAddress(err error) string {
+	if e, ok := errors.AsType[*source.Error](err); ok && e.URL != "" {
+		return strings.ReplaceAll(err.Error(), e.URL+": ", "")
+	}
+	return err.Error()
 }
 
 // refuse has it said that the pull request can't be planned, and why.

@@ -83,7 +83,7 @@ func fetchPullStep(ctx context.Context, run *pullRun) error {
 	case source.RefNotFound: // closed meanwhile, or not there yet: the list asks again
 		return errStop
 	case source.Unrelated, source.TooLarge, source.TreeInvalid:
-		run.refuse(err.Error())
+		run.refuse(withoutAddress(err))
 		return nil
 	}
 	if err != nil {
