@@ -101,6 +101,8 @@ type rendering struct {
 	// err says why the overlay doesn't render; its claims are then unknown.
 	err    error
 	claims map[object.ID]claim
+	// digest stands for all rendered objects.
+	digest string
 	// desired is the commit that the overlay names as its newest change.
 	desired string
 }

@@ -241,6 +241,10 @@ func (run *overlayRun) conclude() {
 		return
 	}
 	summarise(&run.status, run.overlay.Generation, run.suspended())
+	if ready := meta.FindStatusCondition(run.status.Conditions, v1alpha1.ReadyCondition); ready.Reason == v1alpha1.NotTrackedReason &&
+		run.rendering != nil && run.outdated() {
+		run.progressing() // Applied speaks of what was rendered before
+	}
 }
 
 // save writes the status as it stands. The patch names the version of the overlay

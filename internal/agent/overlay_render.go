@@ -65,7 +65,7 @@ func (run *overlayRun) render(ctx context.Context) error {
 	}
 	r := &rendering{
 		sequence: run.view.sequence, closure: built.Closure, variables: built.Variables, err: err,
-		claims: claimsOf(built),
+		claims: claimsOf(built), digest: built.Digest,
 	}
 	r.inputs = inputsDigest(run.digester, r.closure, r.variables, run.view)
 	run.rendering = r
@@ -96,6 +96,10 @@ func (run *overlayRun) render(ctx context.Context) error {
 // becomes of this one.
 func (run *overlayRun) desire() {
 	run.status.DesiredRevision = run.view.revision.String()
+	run.progressing()
+}
+
+func (run *overlayRun) progressing() {
 	run.condition(v1alpha1.ReadyCondition, metav1.ConditionUnknown, v1alpha1.ProgressingReason, "being applied")
 }
 
@@ -111,9 +115,14 @@ func (run *overlayRun) owner() apply.Owner {
 // are unchanged: not everything is applied, or a full comparison was asked for.
 func (run *overlayRun) needsObjects() bool {
 	applied := meta.IsStatusConditionTrue(run.status.Conditions, v1alpha1.AppliedCondition)
-	return run.requested || !applied || run.status.AppliedRevision != run.status.DesiredRevision ||
-		run.status.InputsDigest != run.rendering.inputs ||
+	return run.requested || !applied || run.outdated() || run.status.InputsDigest != run.rendering.inputs ||
 		slices.ContainsFunc(run.status.Inventory, func(e v1alpha1.InventoryEntry) bool { return e.State == v1alpha1.EntryIntent })
+}
+
+// outdated reports whether what is applied is not what was rendered last. That may be
+// so at one commit, with other values of variables.
+func (run *overlayRun) outdated() bool {
+	return run.status.AppliedRevision != run.status.DesiredRevision || run.status.RenderDigest != run.rendering.digest
 }
 
 // renderFailed says why the overlay doesn't render. What is applied stays.
