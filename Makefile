@@ -37,10 +37,17 @@ build: ## Build bin/capstan
 	go build -ldflags '-X main.version=$(VERSION)' -o bin/.capstan.tmp.$$$$ ./cmd/agent && mv bin/.capstan.tmp.$$$$ bin/capstan
 
 .PHONY: demo
-demo: assets build ## Show Capstan at work: Cluster API with simulated machines, Git, agent; Ctrl-C ends it
+demo: assets build bin/capstan-demo ## Show Capstan at work: Cluster API with simulated machines, Git, agent; Ctrl-C ends it
+	@exec bin/capstan-demo
+
+.PHONY: demo-gitea
+demo-gitea: assets build gitea bin/capstan-demo ## The same with a real Gitea: webhooks, commit statuses, a pull request
+	@exec bin/capstan-demo -gitea
+
+.PHONY: bin/capstan-demo
+bin/capstan-demo:
 	@echo "building the demo"
 	@cd dev && go build -o ../bin/.capstan-demo.tmp.$$$$ ./demo && mv ../bin/.capstan-demo.tmp.$$$$ ../bin/capstan-demo
-	@exec bin/capstan-demo
 
 .PHONY: devcluster
 devcluster: assets ## Build bin/devcluster, a Cluster API management cluster with simulated machines
@@ -121,4 +128,4 @@ distclean: ## Remove bin/, tools included
 
 .PHONY: help
 help: ## List these targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-10s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-16s %s\n", $$1, $$2}' Makefile

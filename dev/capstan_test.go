@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -31,7 +32,7 @@ func TestPush(t *testing.T) {
 	e.createCredentials()
 	e.installCapstan()
 	e.startAgent()
-	e.createFleet(repository)
+	e.createFleet(map[string]any{"git": map[string]any{"url": repository, "interval": "1s"}})
 
 	e.Eventually(func() string { return e.overlay() }).Should(gomega.Equal("Applied"))
 	e.awaitAvailable()
@@ -112,11 +113,13 @@ func (e *env) installCapstan() {
 }
 
 // startAgent runs the agent for this test's namespace until the test ends.
-func (e *env) startAgent() {
+func (e *env) startAgent(flags ...string) {
 	e.Helper()
 	var log bytes.Buffer
-	cmd := exec.Command(capstan, "run", "--kubeconfig", mgmt.Kubeconfig(), "--watch-namespace", e.name+"-system", "-n", e.name+"-system",
-		"--allow-local", "--leader-elect=false", "--cache-dir", e.TempDir(), "--metrics-address", "0", "--health-address", "0", "--webhook-address", "0")
+	cmd := exec.Command(capstan, append([]string{
+		"run", "--kubeconfig", mgmt.Kubeconfig(), "--watch-namespace", e.name + "-system", "-n", e.name + "-system",
+		"--allow-local", "--leader-elect=false", "--cache-dir", e.TempDir(), "--metrics-address", "0", "--health-address", "0", "--webhook-address", "0",
+	}, flags...)...)
 	cmd.Stdout, cmd.Stderr = &log, &log
 	if err := cmd.Start(); err != nil {
 		e.Fatal(err)
@@ -130,19 +133,18 @@ func (e *env) startAgent() {
 	})
 }
 
-func (e *env) createFleet(repository string) {
+// createFleet creates the Fleet of the one overlay, with what it needs in its namespace.
+func (e *env) createFleet(spec map[string]any, needs ...client.Object) {
 	e.Helper()
+	spec["overlays"] = map[string]any{"exclude": []any{"clusters/base"}}
 	fleet := &unstructured.Unstructured{Object: map[string]any{
 		"apiVersion": "capstan.dev/v1alpha1", "kind": "Fleet",
 		"metadata": map[string]any{"name": "fleet", "namespace": e.name + "-system"},
-		"spec": map[string]any{
-			"git":      map[string]any{"url": repository, "interval": "1s"},
-			"overlays": map[string]any{"exclude": []any{"clusters/base"}},
-		},
+		"spec":     spec,
 	}}
 	namespace := &corev1.Namespace{}
 	namespace.Name = e.name + "-system"
-	for _, o := range []client.Object{namespace, fleet} {
+	for _, o := range slices.Concat([]client.Object{namespace}, needs, []client.Object{fleet}) {
 		if err := admin.Create(e.ctx, o); err != nil {
 			e.Fatal(err)
 		}

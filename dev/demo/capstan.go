@@ -29,8 +29,10 @@ func (d *demo) startAgent(ctx context.Context, fail func(error)) (stop func(), e
 		return nil, err
 	}
 	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
-	cmd := d.process(ctx, log, log, "run", "--allow-local", "--leader-elect=false", "--cache-dir", filepath.Join(d.dir, "cache"),
-		"--metrics-address", "127.0.0.1:0", "--health-address", "0", "--webhook-address", "0", "--log-format", "text")
+	cmd := d.process(ctx, log, log, append([]string{
+		"run", "--leader-elect=false", "--cache-dir", filepath.Join(d.dir, "cache"),
+		"--metrics-address", "127.0.0.1:0", "--health-address", "0", "--log-format", "text",
+	}, d.host.flags()...)...)
 	if err := cmd.Start(); err != nil {
 		cancel()
 		_ = log.Close()
@@ -55,7 +57,7 @@ func (d *demo) startAgent(ctx context.Context, fail func(error)) (stop func(), e
 // watch shows the status until the person has seen enough.
 func (d *demo) watch(ctx context.Context) error {
 	// Never the terminal itself: status would wipe the explanation off it.
-	var out io.Writer = &pages{out: os.Stdout, inPlace: isTerminal(os.Stdout)}
+	var out io.Writer = &pages{out: d.out, inPlace: isTerminal(d.out)}
 	if err := d.process(ctx, out, os.Stderr, "status", "--watch", "--interval", "500ms").Run(); err != nil && ctx.Err() == nil {
 		return fmt.Errorf("capstan status --watch ended: %w", err)
 	}

@@ -49,17 +49,21 @@ func (d *demo) createCredentials(ctx context.Context) error {
 
 // createFleet creates the Fleet, as a person would.
 func (d *demo) createFleet(ctx context.Context) error {
+	spec, needs := d.host.spec()
 	fleet := map[string]any{
 		"apiVersion": "capstan.dev/v1alpha1", "kind": "Fleet",
-		"metadata": map[string]any{"name": "demo", "namespace": namespace},
-		"spec":     map[string]any{"git": map[string]any{"url": d.repository, "interval": "2s"}},
+		"metadata": map[string]any{"name": fleetName, "namespace": namespace},
+		"spec":     spec,
 	}
 	content, err := yaml.Marshal(fleet)
 	if err != nil {
 		return err
 	}
-	say("creating this Fleet:\n\n%s", content)
-	return d.create(ctx, newNamespace(namespace), &unstructured.Unstructured{Object: fleet})
+	if err := d.create(ctx, append([]client.Object{newNamespace(namespace)}, needs...)...); err != nil {
+		return err
+	}
+	d.say("creating this Fleet:\n\n%s", content)
+	return d.create(ctx, &unstructured.Unstructured{Object: fleet})
 }
 
 func newNamespace(name string) *corev1.Namespace {
@@ -77,18 +81,26 @@ func (d *demo) create(ctx context.Context, objects ...client.Object) error {
 
 // awaitFirstSync waits until the whole sample fleet is applied.
 func (d *demo) awaitFirstSync(ctx context.Context) error {
+	return d.await(ctx, "the sample fleet was not applied", func(ctx context.Context) (what any, done bool, err error) {
+		overlays, err := d.overlays(ctx)
+		waiting := slices.ContainsFunc(overlays, func(o overlay) bool { return o.State != "Applied" })
+		return overlays, err == nil && len(overlays) > 0 && !waiting, err
+	})
+}
+
+// await looks until something is done; what is the state that an error tells of.
+func (d *demo) await(ctx context.Context, failure string, look func(ctx context.Context) (what any, done bool, err error)) error {
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Minute)
 	defer cancel()
 	for {
-		overlays, err := d.overlays(ctx)
-		waiting := slices.ContainsFunc(overlays, func(o overlay) bool { return o.State != "Applied" })
-		if err == nil && len(overlays) > 0 && !waiting {
+		what, done, err := look(ctx)
+		if done {
 			return nil
 		}
 		select {
 		case <-ctx.Done():
 			log, _ := os.ReadFile(d.agentLog())
-			return fmt.Errorf("the sample fleet was not applied in time (%w): %+v; the agent says:\n%s", errors.Join(ctx.Err(), err), overlays, log)
+			return fmt.Errorf("%s in time (%w): %+v; the agent says:\n%s", failure, errors.Join(ctx.Err(), err), what, log)
 		case <-time.After(500 * time.Millisecond):
 		}
 	}

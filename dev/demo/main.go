@@ -1,15 +1,16 @@
 // Command demo shows Capstan at work with nothing but this checkout: a management
-// cluster with simulated machines, a Git repository with the sample fleet, and the
-// agent that brings the one to the other.
+// cluster with simulated machines, a Git repository with the sample fleet, in a folder
+// or on a real Gitea, and the agent that brings the one to the other.
 package main
 
 import (
 	"context"
 	"errors"
+	"flag"
 	"fmt"
+	"io"
 	"log/slog"
 	"os"
-	"os/exec"
 	"os/signal"
 	"path/filepath"
 	"syscall"
@@ -26,13 +27,25 @@ import (
 // namespace is where the agent and its Fleet live.
 const namespace = "capstan-system"
 
+// fleetName is the name of the Fleet.
+const fleetName = "demo"
+
 // machineBoot is how long a machine takes to boot: long enough to be seen.
 const machineBoot = 2 * time.Second
+
+// options say what is shown.
+type options struct {
+	root    string // of the checkout
+	capstan string // the binary
+	// gitea keeps the repository on a real Gitea, fast with short queues there.
+	gitea, fast bool
+	out         io.Writer
+}
 
 func main() {
 	signal.Ignore(syscall.SIGPIPE) // a pipe that is closed would end the demo on the spot and leave everything behind
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
-	err := run(ctx)
+	err := start(ctx)
 	stop()
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "demo: "+err.Error())
@@ -40,32 +53,44 @@ func main() {
 	}
 }
 
+func start(ctx context.Context) (err error) {
+	o := options{out: os.Stdout}
+	flag.BoolVar(&o.gitea, "gitea", false, "keep the repository on a real Gitea: webhooks, commit statuses, a pull request")
+	flag.Parse()
+	if o.root, err = filepath.Abs("."); err != nil {
+		return err
+	}
+	if _, err := os.Stat(filepath.Join(o.root, "clusters")); err != nil {
+		return fmt.Errorf("run the demo from the root of the checkout, with `make demo` or `make demo-gitea`: %w", err)
+	}
+	o.capstan = filepath.Join(o.root, "bin", "capstan")
+	return run(ctx, o)
+}
+
 // demo is what is running.
 type demo struct {
-	root       string // of the checkout
+	options
+
 	dir        string // holds everything the demo makes; removed at the end
-	capstan    string // the binary
-	repository string
+	repository string // where the person commits
+	host       host
 	kubeconfig string
 	config     *rest.Config
 	client     client.Client
 }
 
 // run shows the demo until ctx ends, which is a good end at any moment.
-func run(ctx context.Context) (err error) {
-	d := &demo{}
-	if d.root, err = filepath.Abs("."); err != nil {
-		return err
-	}
-	if _, err := os.Stat(filepath.Join(d.root, "clusters")); err != nil {
-		return fmt.Errorf("run the demo from the root of the checkout, with `make demo`: %w", err)
-	}
-	d.capstan = filepath.Join(d.root, "bin", "capstan")
+func run(ctx context.Context, o options) (err error) {
+	d := &demo{options: o}
 	if d.dir, err = os.MkdirTemp("", "capstan-demo-"); err != nil {
 		return err
 	}
 	d.repository = filepath.Join(d.dir, "fleet")
 	d.kubeconfig = filepath.Join(d.dir, "kubeconfig")
+	d.host = folder{d}
+	if o.gitea {
+		d.host = &onGitea{demo: d}
+	}
 	show, fail := context.WithCancelCause(ctx)
 	defer fail(nil)
 	err = d.show(show, fail)
@@ -78,25 +103,36 @@ func run(ctx context.Context) (err error) {
 	return errors.Join(err, os.RemoveAll(d.dir))
 }
 
-// say prints a line, below a ^C if need be.
-func say(format string, args ...any) { fmt.Printf("\r==> "+format+"\n", args...) }
+// say prints a line, below a ^C if need be. A reader that is gone is noticed by watch.
+func (d *demo) say(format string, args ...any) {
+	_, _ = fmt.Fprintf(d.out, "\r==> "+format+"\n", args...)
+}
 
 // show starts everything, shows it until ctx ends, and stops it. Parts that end by
 // themselves call fail, which ends ctx.
 func (d *demo) show(ctx context.Context, fail func(error)) (err error) {
-	defer func() { say("stopped; removing %s", d.dir) }()
-	defer context.AfterFunc(ctx, func() { say("stopping") })()
+	defer func() { d.say("stopped; removing %s", d.dir) }()
+	defer context.AfterFunc(ctx, func() { d.say("stopping") })()
 	stopCluster, err := d.startCluster(ctx, fail)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, stopCluster()) }()
 
-	say("putting clusters/ into a Git repository")
+	stopHost, err := d.host.start(ctx, fail)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, stopHost()) }()
+
+	d.say("putting clusters/ into a Git repository")
 	if err := d.makeRepository(ctx); err != nil {
 		return err
 	}
-	say("installing Capstan's definitions, and starting the agent")
+	if err := d.host.publish(ctx); err != nil {
+		return err
+	}
+	d.say("installing Capstan's definitions, and starting the agent")
 	if err := d.installDefinitions(); err != nil {
 		return err
 	}
@@ -106,7 +142,7 @@ func (d *demo) show(ctx context.Context, fail func(error)) (err error) {
 	}
 	defer stopAgent()
 
-	say("creating the namespaces of the clusters, each with the credentials for Proxmox")
+	d.say("creating the namespaces of the clusters, each with the credentials for Proxmox")
 	if err := d.createCredentials(ctx); err != nil {
 		return err
 	}
@@ -114,6 +150,9 @@ func (d *demo) show(ctx context.Context, fail func(error)) (err error) {
 		return err
 	}
 	if err := d.awaitFirstSync(ctx); err != nil {
+		return err
+	}
+	if err := d.host.show(ctx); err != nil {
 		return err
 	}
 	if err := d.explain(); err != nil {
@@ -124,7 +163,7 @@ func (d *demo) show(ctx context.Context, fail func(error)) (err error) {
 
 // startCluster starts the management cluster.
 func (d *demo) startCluster(ctx context.Context, fail func(error)) (stop func() error, err error) {
-	say("starting a management cluster with simulated machines")
+	d.say("starting a management cluster with simulated machines")
 	log, err := os.Create(d.clusterLog())
 	if err != nil {
 		return nil, err
@@ -136,7 +175,7 @@ func (d *demo) startCluster(ctx context.Context, fail func(error)) (stop func() 
 	}()
 	cluster, err := dev.Start(ctx, dev.Options{
 		Dir: filepath.Join(d.dir, "management"), BinDirs: d.binDirs(), MachineBoot: machineBoot,
-		Progress: func(step string) { fmt.Println("    " + step) },
+		Progress: func(step string) { _, _ = fmt.Fprintln(d.out, "    "+step) },
 		Log:      logr.FromSlogHandler(slog.NewTextHandler(log, nil)),
 	})
 	if err != nil {
@@ -182,24 +221,3 @@ func (d *demo) binDirs() []string {
 
 func (d *demo) clusterLog() string { return filepath.Join(d.dir, "management.log") }
 func (d *demo) agentLog() string   { return filepath.Join(d.dir, "agent.log") }
-
-// makeRepository commits the sample fleet.
-func (d *demo) makeRepository(ctx context.Context) error {
-	if err := os.CopyFS(filepath.Join(d.repository, "clusters"), os.DirFS(filepath.Join(d.root, "clusters"))); err != nil {
-		return fmt.Errorf("copy clusters/: %w", err)
-	}
-	for _, args := range [][]string{
-		{"init", "-q", "-b", "main"},
-		{"config", "user.name", "demo"},
-		{"config", "user.email", "demo@localhost"},
-		{"config", "commit.gpgsign", "false"},
-		{"add", "."},
-		{"commit", "-q", "-m", "The sample fleet"},
-	} {
-		cmd := exec.CommandContext(ctx, "git", append([]string{"-C", d.repository}, args...)...)
-		if out, err := cmd.CombinedOutput(); err != nil {
-			return fmt.Errorf("git %s: %w: %s", args[0], err, out)
-		}
-	}
-	return nil
-}

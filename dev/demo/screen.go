@@ -46,7 +46,11 @@ func (p *pages) Write(text []byte) (int, error) {
 	return len(text), nil
 }
 
-func isTerminal(f *os.File) bool {
+func isTerminal(out io.Writer) bool {
+	f, ok := out.(*os.File)
+	if !ok {
+		return false
+	}
 	info, err := f.Stat()
 	return err == nil && info.Mode()&os.ModeCharDevice != 0
 }

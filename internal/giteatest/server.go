@@ -126,6 +126,9 @@ func (s *Server) GitURL(user, password, owner, repo string) string {
 	return u.JoinPath(owner, repo+".git").String()
 }
 
+// Done is closed when the server has ended, by itself or not; its log says why.
+func (s *Server) Done() <-chan struct{} { return s.exited }
+
 // Stop ends the server: it may finish what it does, and is killed if that takes
 // too long. A server that has ended already is no error.
 func (s *Server) Stop() error {
@@ -149,28 +152,33 @@ func (s *Server) path(elem ...string) string {
 	return filepath.Join(append([]string{s.opts.Dir}, elem...)...)
 }
 
-// choosePort sets the port of the server and remembers it. A free one is not left
-// to the system: what that gives it may give to somebody else before Gitea listens,
-// or while it is stopped.
-func (s *Server) choosePort() error {
+// choosePort sets the port of the server and remembers it.
+func (s *Server) choosePort() (err error) {
 	switch {
 	case s.opts.Port != 0:
 		s.state.Port = s.opts.Port
-	case s.state.Port != 0:
-	default:
-		const first, count, tries = 20000, 12000, 100
-		for range tries {
-			port := first + rand.IntN(count)
-			if free(port) {
-				s.state.Port = port
-				break
-			}
+	case s.state.Port == 0:
+		if s.state.Port, err = FreePort(); err != nil {
+			return err
 		}
 	}
-	if s.state.Port == 0 || !free(s.state.Port) {
+	if !free(s.state.Port) {
 		return fmt.Errorf("giteatest: port %d is in use", s.state.Port)
 	}
 	return s.state.save(s.path("state.json"))
+}
+
+// FreePort returns a port of 127.0.0.1 for a server that is to be started, or started
+// again. It is not left to the system to choose: what that gives it may give to
+// somebody else before the server listens, or while it is stopped.
+func FreePort() (int, error) {
+	const first, count, tries = 20000, 12000, 100
+	for range tries {
+		if port := first + rand.IntN(count); free(port) {
+			return port, nil
+		}
+	}
+	return 0, fmt.Errorf("giteatest: no free port from %d to %d", first, first+count-1)
 }
 
 func free(port int) bool {

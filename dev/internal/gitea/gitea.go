@@ -13,6 +13,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"capstan.dev/capstan/internal/giteatest"
 )
@@ -83,21 +84,26 @@ func (r *Repository) PushURL() string {
 	return r.Server.GitURL(r.Owner, r.Password, r.Owner, r.Name)
 }
 
-// Secret holds, under the name of the repository, what the Fleet's references need: the
-// credentials for Git, the token for the forge, and the secret of the webhook.
-func (r *Repository) Secret() *corev1.Secret {
-	return &corev1.Secret{
-		ObjectMeta: metav1.ObjectMeta{Name: r.Name, Namespace: r.Fleet.Namespace},
-		StringData: map[string]string{"username": r.Agent, "password": r.token, "token": r.token, "secret": r.secret},
+// Secrets are what the Fleet's references need: credentials for Git, the token for the
+// forge, and the secret of the webhook. The agent takes none with keys that it doesn't
+// know, so each is one of its own.
+func (r *Repository) Secrets() []client.Object {
+	secret := func(suffix string, data map[string]string) client.Object {
+		return &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Name: r.Name + suffix, Namespace: r.Fleet.Namespace}, StringData: data}
+	}
+	return []client.Object{
+		secret("-git", map[string]string{"username": r.Agent, "password": r.token}),
+		secret("-forge", map[string]string{"token": r.token}),
+		secret("-webhook", map[string]string{"secret": r.secret}),
 	}
 }
 
 // Spec is what a Fleet's spec says of the repository.
 func (r *Repository) Spec() map[string]any {
-	secret := map[string]any{"name": r.Name}
+	secret := func(suffix string) map[string]any { return map[string]any{"name": r.Name + suffix} }
 	return map[string]any{
-		"git":   map[string]any{"url": r.Server.GitURL("", "", r.Owner, r.Name), "secretRef": secret},
-		"forge": map[string]any{"kind": "Gitea", "secretRef": secret, "webhookSecretRef": secret},
+		"git":   map[string]any{"url": r.Server.GitURL("", "", r.Owner, r.Name), "secretRef": secret("-git")},
+		"forge": map[string]any{"kind": "Gitea", "secretRef": secret("-forge"), "webhookSecretRef": secret("-webhook")},
 	}
 }
 
