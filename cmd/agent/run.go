@@ -139,7 +139,7 @@ func receive(mgr manager.Manager, o *runOptions) error {
 	o.Hooks, o.Pages = &agent.Hooks{}, links(o.external)
 	options := web.Options{Fleets: o.Hooks, Hints: o.Hooks, Registerer: o.Registerer, Log: o.Log.WithName("web")}
 	if o.external != "" {
-		options.Pages = agent.Overview{Reader: mgr.GetClient()}
+		options.Pages = agent.Overview{Reader: mgr.GetClient(), Namespace: o.watchNamespace}
 	}
 	handler, err := web.Handler(options)
 	if err != nil {

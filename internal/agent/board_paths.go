@@ -11,6 +11,17 @@ import (
 // maxPaths is how many changed files are looked up; a change of more is looked at.
 const maxPaths = 200
 
+// current returns the published view of a fleet if that is of the commit that the
+// tracked ref named last; nil if there is none, or that commit can't be looked at.
+func (b *board) current(fleet types.NamespacedName) *view {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if f := b.fleets[fleet]; f != nil && f.view != nil && f.view.revision.Hash == f.tip {
+		return f.view
+	}
+	return nil
+}
+
 // concerns reports whether changes of files may change what a fleet renders from the
 // commit of a view: whether an overlay has asked about one of them, or there may be
 // other overlays then. When in doubt it says so. It is the same question that publish

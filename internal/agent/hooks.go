@@ -220,7 +220,7 @@ func hookOf(fleet *v1alpha1.Fleet) web.Hook {
 	return hook
 }
 
-// Hook implements [web.Fleets].
+// Hook implements [web.Fleets]. A namespace that isn't watched has no Fleets.
 func (h *Hooks) Hook(ctx context.Context, fleet types.NamespacedName) (web.Hook, string, error) {
 	h.mu.Lock()
 	if k := h.fleets[fleet]; k != nil {
@@ -234,7 +234,7 @@ func (h *Hooks) Hook(ctx context.Context, fleet types.NamespacedName) (web.Hook,
 	case apierrors.IsNotFound(err):
 		return web.Hook{}, "there is no such Fleet", nil
 	case err != nil:
-		return web.Hook{}, "", fmt.Errorf("read Fleet %s: %w", fleet, err)
+		return web.Hook{}, fmt.Sprintf("the Fleet can't be read: %v", err), nil
 	default:
 		return web.Hook{}, "", fmt.Errorf("the webhook secret of Fleet %s has not been read yet", fleet)
 	}
@@ -268,7 +268,7 @@ func (h *Hooks) Push(_ context.Context, fleet types.NamespacedName, e forge.Even
 // may. What the agent holds is only a measure while no look is under way: one that has
 // asked the server before the push may bring something older.
 func (h *Hooks) pointless(fleet types.NamespacedName, k *hooked, e forge.Event) string {
-	v := h.board.view(fleet)
+	v := h.board.current(fleet)
 	if v == nil || h.running[fleet] {
 		return ""
 	}

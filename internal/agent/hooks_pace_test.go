@@ -10,6 +10,7 @@ import (
 	"capstan.dev/capstan/api/v1alpha1"
 	"capstan.dev/capstan/internal/forge"
 	"capstan.dev/capstan/internal/render"
+	"capstan.dev/capstan/internal/source"
 	"capstan.dev/capstan/internal/web"
 )
 
@@ -99,6 +100,7 @@ func TestPointless(t *testing.T) {
 	v := viewOf("1", map[string]string{"a": one}, "a")
 	b.publish(v)
 	b.store("a", b.render("a", v))
+	b.observed(testFleet, v.revision, "")
 	elected := make(chan struct{})
 	close(elected)
 	looks := 0
@@ -140,6 +142,11 @@ func TestPointless(t *testing.T) {
 		}
 	}
 	h.running[testFleet] = false
+	b.observed(testFleet, source.Revision{Hash: "5"}, "it can't be looked at")
+	if !push(main, "5", "1") || !push(main, "1", "6", "README.md") {
+		t.Error("the branch is back at the commit that is held, and nobody takes note")
+	}
+	b.observed(testFleet, v.revision, "")
 	k.hook.Ref, k.ref = "", v1alpha1.GitRef{SemVer: ">=1"}
 	if push(main, "1", "2") || !push("refs/tags/v2", "0", "1") {
 		t.Error("to a range of versions, tags matter and nothing else")

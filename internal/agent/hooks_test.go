@@ -62,9 +62,14 @@ func (b *forgeBed) use(o *agent.Options) { o.Hooks = b.hooks }
 // deliver sends an event as a forge does and returns the answer.
 func (b *forgeBed) deliver(secret, event, body string) string {
 	b.Helper()
+	return b.deliverTo(b.ns+"/fleet", secret, event, body)
+}
+
+func (b *forgeBed) deliverTo(fleet, secret, event, body string) string {
+	b.Helper()
 	mac := hmac.New(sha256.New, []byte(secret))
 	mac.Write([]byte(body))
-	r, err := http.NewRequestWithContext(b.Context(), http.MethodPost, b.server.URL+"/webhooks/"+b.ns+"/fleet", strings.NewReader(body))
+	r, err := http.NewRequestWithContext(b.Context(), http.MethodPost, b.server.URL+"/webhooks/"+fleet, strings.NewReader(body))
 	b.must(err)
 	r.Header.Set("Content-Type", "application/json")
 	r.Header.Set("X-GitHub-Event", event)
@@ -175,6 +180,12 @@ func TestHookSecrets(t *testing.T) {
 	b.start(b.use)
 	b.untilApplied(revision(first), "clusters/a")
 	b.ready()
+	// There is no telling whether there is a Fleet, or could be.
+	refused := b.deliver("guessed", "ping", "{}")
+	for _, other := range []string{b.ns + "/other", "kube-system/fleet"} {
+		b.want(refused, "401")
+		b.want(b.deliverTo(other, "guessed", "ping", "{}"), refused)
+	}
 	secret := func(data map[string][]byte) {
 		t.Helper()
 		var s corev1.Secret

@@ -13,11 +13,18 @@ import (
 
 // Overview is what a status page shows. Its Reader is the cache of a manager that
 // [Setup] has seen.
-type Overview struct{ Reader client.Reader }
+type Overview struct {
+	Reader client.Reader
+	// Namespace, if set, is the only one that the Reader knows.
+	Namespace string
+}
 
 // Fleet returns a Fleet and its overlays, nil if there is no such Fleet. The overlays
 // are those of the cache itself: nothing of them may be changed.
 func (o Overview) Fleet(ctx context.Context, name types.NamespacedName) (*v1alpha1.Fleet, []v1alpha1.ClusterOverlay, error) {
+	if o.Namespace != "" && name.Namespace != o.Namespace {
+		return nil, nil, nil
+	}
 	var fleet v1alpha1.Fleet
 	if err := o.Reader.Get(ctx, name, &fleet); err != nil {
 		if apierrors.IsNotFound(err) {
