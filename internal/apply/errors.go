@@ -52,6 +52,13 @@ func (e *notServedError) Error() string {
 	return "the API server does not serve the kind at this moment"
 }
 
+// nameError says that an object has a name that no object can have.
+type nameError struct{}
+
+func (e *nameError) Error() string {
+	return "its name or namespace can't be part of a path: it is empty, . or .., or holds a slash, a percent sign or a blank"
+}
+
 // refuse makes an Error that no request returned.
 func refuse(id object.ID, reason, format string, args ...any) *Error {
 	return &Error{ID: id, Reason: reason, Message: fmt.Sprintf(format, args...)}
@@ -65,7 +72,7 @@ func (a *Applier) classify(id object.ID, verb string, err error, objects ...*uns
 	e := &Error{ID: id, Message: plain(err, objects), cause: err}
 	status := statusOf(err)
 	switch {
-	case errors.As(err, new(*noKindError)):
+	case errors.As(err, new(*noKindError)), errors.As(err, new(*nameError)):
 		e.Reason = v1alpha1.InvalidReason
 	case errors.As(err, new(*notServedError)):
 		e.Reason, e.Transient = v1alpha1.TransientReason, true

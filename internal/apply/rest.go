@@ -27,6 +27,9 @@ const retries = 3
 
 // get reads an object; metadata only on request.
 func (a *Applier) get(ctx context.Context, k kind, id object.ID, accept string) (*unstructured.Unstructured, error) {
+	if err := checkNames(id); err != nil {
+		return nil, err
+	}
 	r := a.rest.Get().AbsPath(k.path(id)...)
 	if accept != "" {
 		r.SetHeader("Accept", accept)
@@ -40,6 +43,9 @@ func (a *Applier) get(ctx context.Context, k kind, id object.ID, accept string) 
 
 // patchApply sends a server-side apply.
 func (a *Applier) patchApply(ctx context.Context, k kind, u *unstructured.Unstructured, dryRun, force bool) (_ *unstructured.Unstructured, created bool, _ error) {
+	if err := checkNames(object.IDOf(u)); err != nil {
+		return nil, false, err
+	}
 	body, err := json.Marshal(u.Object)
 	if err != nil {
 		return nil, false, fmt.Errorf("encode: %w", err)
@@ -59,6 +65,9 @@ func (a *Applier) patchApply(ctx context.Context, k kind, u *unstructured.Unstru
 
 // patchJSON sends a JSON patch.
 func (a *Applier) patchJSON(ctx context.Context, k kind, id object.ID, patch any, dryRun bool) (*unstructured.Unstructured, error) {
+	if err := checkNames(id); err != nil {
+		return nil, err
+	}
 	body, err := json.Marshal(patch)
 	if err != nil {
 		return nil, fmt.Errorf("encode: %w", err)
@@ -74,6 +83,9 @@ func (a *Applier) patchJSON(ctx context.Context, k kind, id object.ID, patch any
 // remove sends a delete that only the object with this UID fulfils. What depends
 // on it is left to the garbage collector.
 func (a *Applier) remove(ctx context.Context, k kind, id object.ID, uid types.UID) error {
+	if err := checkNames(id); err != nil {
+		return err
+	}
 	background := metav1.DeletePropagationBackground
 	body, err := json.Marshal(metav1.DeleteOptions{
 		TypeMeta:          metav1.TypeMeta{APIVersion: "v1", Kind: "DeleteOptions"},
@@ -180,7 +192,16 @@ func (a *Applier) do(ctx context.Context, r *rest.Request) (body []byte, code in
 	return nil, code, err
 }
 
-// path is the path of an object.
+// checkNames refuses names that would lead a request somewhere else: to another
+// object, to a subresource, or through the API server to a pod.
+func checkNames(id object.ID) error {
+	if id.Name == "" || !validName(id.Name) || !validName(id.Namespace) {
+		return &nameError{}
+	}
+	return nil
+}
+
+// path is the path of an object. Its names are checked: see checkNames.
 func (k kind) path(id object.ID) []string {
 	return append(k.collection(id.Namespace), id.Name)
 }
