@@ -261,7 +261,7 @@ func (s *setup) pullRequests() error {
 		recorder: s.recorder(),
 		limit:    s.PullTime,
 		jitter:   s.jitter,
-		checked:  &checkedPulls{heads: map[pullRequest]string{}, errors: map[pullRequest]string{}},
+		checked:  newCheckedPulls(),
 		enqueue:  s.pulls.add,
 	}
 	if len(s.Sandbox) == 0 {

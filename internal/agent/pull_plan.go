@@ -8,6 +8,8 @@ import (
 	"slices"
 	"strings"
 
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/types"
 	ctrl "sigs.k8s.io/controller-runtime"
@@ -15,6 +17,7 @@ import (
 
 	"capstan.dev/capstan/api/v1alpha1"
 	"capstan.dev/capstan/internal/apply"
+	"capstan.dev/capstan/internal/commitstatus"
 	"capstan.dev/capstan/internal/forge"
 	"capstan.dev/capstan/internal/object"
 	"capstan.dev/capstan/internal/plan"
@@ -67,6 +70,11 @@ func planPullStep(ctx context.Context, run *pullRun) error {
 	if err != nil {
 		return run.faulty(ctx, err)
 	}
+	if waits, err := run.unapplied(ctx, concerned); err != nil {
+		return err
+	} else if waits && run.checked.patient(run.name) {
+		return errLater
+	}
 	plans, err := run.plans(ctx, box, concerned, paths)
 	if err != nil {
 		return run.faulty(ctx, err)
@@ -111,6 +119,27 @@ func withoutAddress(err error) string {
 // refuse has it said that the pull request can't be planned, and why.
 func (run *pullRun) refuse(why string) {
 	run.verdict = &verdict{state: forge.Failure, description: why, notes: []string{why}}
+}
+
+// unapplied reports whether one of the overlays is being brought to the target now.
+// What that changes would be taken for the pull request's doing.
+func (run *pullRun) unapplied(ctx context.Context, paths []string) (bool, error) {
+	desired := run.board.outlook(run.name.Fleet).desired
+	for _, path := range paths {
+		if !run.view.paths[path] {
+			continue
+		}
+		var o v1alpha1.ClusterOverlay
+		name := planner.OverlayName(run.fleet.Name, path)
+		if err := run.client.Get(ctx, client.ObjectKey{Namespace: run.fleet.Namespace, Name: name}, &o); err != nil {
+			return apierrors.IsNotFound(err), client.IgnoreNotFound(err)
+		}
+		ready := meta.FindStatusCondition(o.Status.Conditions, v1alpha1.ReadyCondition)
+		if ready == nil || ready.Reason == v1alpha1.ProgressingReason || commitstatus.Hash(o.Status.DesiredRevision) != desired[name] {
+			return true, nil
+		}
+	}
+	return false, nil
 }
 
 // concerned lists the overlays, by path, that render otherwise from another tree than
@@ -162,22 +191,30 @@ func (run *pullRun) plans(ctx context.Context, box Sandbox, concerned []string, 
 	}
 	around := planner.NeighboursFromInventories(overlays.Items, except)
 	values, placeholders := run.view.untrusted(run.digest)
-	input := func(path string) planner.BuildInput {
-		return planner.BuildInput{
+	// build renders one overlay; fault says what is wrong with its content.
+	build := func(path string) (built *planner.Built, fault string, _ error) {
+		built, err := planner.Build(ctx, planner.BuildInput{
 			Tree: run.proposal.Tree, Owner: run.ownerOf(path), Substitution: values, Digester: run.digest, Renderer: box,
+		})
+		switch {
+		case ctx.Err() != nil || errors.Is(err, sandbox.ErrStart) || errors.Is(err, render.ErrTree) && !unreadable(err):
+			return nil, "", errors.Join(ctx.Err(), err)
+		case err != nil:
+			return nil, masked(withoutAddress(err), placeholders), nil
 		}
+		return built, "", nil
 	}
-	kept, failed := map[string]*planner.Built{}, map[string]error{}
+	kept, faults := map[string]*planner.Built{}, map[string]string{}
 	for _, path := range concerned {
 		if !paths[path] {
 			continue
 		}
-		built, err := planner.Build(ctx, input(path))
-		if ctx.Err() != nil || errors.Is(err, render.ErrTree) && !unreadable(err) {
-			return nil, errors.Join(ctx.Err(), err)
-		}
+		built, fault, err := build(path)
 		if err != nil {
-			failed[path], built = err, nil
+			return nil, err
+		}
+		if fault != "" {
+			faults[path] = fault
 		}
 		around.Add(path, run.ownerOf(path).Overlay, built)
 		if len(kept) < keepBuilt && built != nil {
@@ -196,13 +233,20 @@ func (run *pullRun) plans(ctx context.Context, box Sandbox, concerned []string, 
 	}
 	all := make([]plan.OverlayPlan, 0, len(concerned))
 	for i, path := range concerned {
-		if failed[path] != nil {
-			all = append(all, plan.OverlayPlan{Path: path, Err: run.view.scrub(failed[path].Error())})
+		built := kept[path]
+		if built == nil && paths[path] && faults[path] == "" {
+			var err error
+			if built, faults[path], err = build(path); err != nil {
+				return nil, err
+			}
+		}
+		if faults[path] != "" {
+			all = append(all, plan.OverlayPlan{Path: path, Err: faults[path]})
 			continue
 		}
 		result, err := planner.Plan(ctx, applier, planner.Input{
 			Tree: run.proposal.Tree, Fleet: run.fleet, Overlay: byPath[path], Owner: run.ownerOf(path), Gone: !paths[path],
-			Built: kept[path], Renderer: box, Substitution: values, Secrets: run.view.secrets, Placeholders: placeholders,
+			Built: built, Renderer: box, Substitution: values, Secrets: run.view.secrets, Placeholders: placeholders,
 			Digester: run.digest, Around: around, Untrusted: true,
 		})
 		delete(kept, path)
@@ -265,5 +309,12 @@ func (v *view) secretValues() map[string]string {
 	return values
 }
 
-// scrub takes values that come from Secrets out of a text.
-func (v *view) scrub(text string) string { return object.Scrub(text, v.secrets) }
+// masked takes placeholders out of a text about a stranger's content. The values that
+// they stand for were never there: one that is in the text is the stranger's guess, and
+// to take it out would say that it is right.
+func masked(text string, placeholders map[string]string) string {
+	for placeholder := range placeholders {
+		text = strings.ReplaceAll(text, placeholder, "***")
+	}
+	return text
+}

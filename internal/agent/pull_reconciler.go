@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"sync"
 	"time"
 
@@ -56,6 +57,17 @@ type pullReconciler struct {
 
 // settlePause is the time between two looks whether all overlays are rendered.
 const settlePause = 500 * time.Millisecond
+
+const (
+	// applyPause is the time between two looks whether what a pull request concerns is
+	// applied as the target says, and applyLooks how often that is waited for: an overlay
+	// that never gets there delays the pull request, and not more.
+	applyPause = 2 * time.Second
+	applyLooks = 30
+)
+
+// errLater ends a look that comes too early.
+var errLater = errors.New("later")
 
 // pullRun is one look at one pull request, filled in by its steps.
 type pullRun struct {
@@ -112,10 +124,15 @@ func (r *pullReconciler) Reconcile(ctx context.Context, name pullRequest) (ctrl.
 	if err == nil && name.Number == 0 {
 		var interval time.Duration
 		if interval, err = run.list(ctx); err == nil {
+			r.checked.listed(name)
 			return ctrl.Result{RequeueAfter: interval}, nil
 		}
 	} else if err == nil {
 		err = run.steps(ctx)
+	}
+	if v := r.board.view(name.Fleet); err == nil && run.verdict != nil && v != nil && v.sequence != view.sequence {
+		// It moved on meanwhile, and who had all looked at again didn't know of this one.
+		return ctrl.Result{RequeueAfter: settlePause}, nil
 	}
 	return run.result(ctx, err)
 }
@@ -150,8 +167,11 @@ func (run *pullRun) steps(ctx context.Context) error {
 
 // result says when to try again. The forge may name the time.
 func (run *pullRun) result(ctx context.Context, err error) (ctrl.Result, error) {
-	if err == nil || errors.Is(err, context.Canceled) {
-		return ctrl.Result{}, nil
+	switch {
+	case err == nil || ctx.Err() != nil:
+		return ctrl.Result{}, nil //nolint:nilerr // stopping: it says nothing about the pull request
+	case errors.Is(err, errLater):
+		return ctrl.Result{RequeueAfter: applyPause}, nil
 	}
 	if run.checked.news(run.name, err) {
 		run.recorder.Event(run.fleet, corev1.EventTypeWarning, "PullRequestNotPlanned", truncate(err.Error()))
@@ -169,6 +189,12 @@ type checkedPulls struct {
 	mu     sync.Mutex
 	heads  map[pullRequest]string
 	errors map[pullRequest]string
+	// waits counts how often one was put off.
+	waits map[pullRequest]int
+}
+
+func newCheckedPulls() *checkedPulls {
+	return &checkedPulls{heads: map[pullRequest]string{}, errors: map[pullRequest]string{}, waits: map[pullRequest]int{}}
 }
 
 // is reports whether a head was looked at.
@@ -183,6 +209,22 @@ func (c *checkedPulls) done(pull pullRequest, head string) {
 	defer c.mu.Unlock()
 	c.heads[pull] = head
 	delete(c.errors, pull)
+	delete(c.waits, pull)
+}
+
+// listed notes that the list could be read.
+func (c *checkedPulls) listed(list pullRequest) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(c.errors, list)
+}
+
+// patient reports whether one may be put off once more.
+func (c *checkedPulls) patient(pull pullRequest) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.waits[pull]++
+	return c.waits[pull] <= applyLooks
 }
 
 // drop forgets one that is closed.
@@ -191,22 +233,17 @@ func (c *checkedPulls) drop(pull pullRequest) {
 	defer c.mu.Unlock()
 	delete(c.heads, pull)
 	delete(c.errors, pull)
+	delete(c.waits, pull)
 }
 
 // forget forgets all of a Fleet.
 func (c *checkedPulls) forget(fleet types.NamespacedName) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for pull := range c.heads {
-		if pull.Fleet == fleet {
-			delete(c.heads, pull)
-		}
-	}
-	for pull := range c.errors {
-		if pull.Fleet == fleet {
-			delete(c.errors, pull)
-		}
-	}
+	of := func(pull pullRequest) bool { return pull.Fleet == fleet }
+	maps.DeleteFunc(c.heads, func(pull pullRequest, _ string) bool { return of(pull) })
+	maps.DeleteFunc(c.errors, func(pull pullRequest, _ string) bool { return of(pull) })
+	maps.DeleteFunc(c.waits, func(pull pullRequest, _ int) bool { return of(pull) })
 }
 
 // news reports whether an error is another one than the last.

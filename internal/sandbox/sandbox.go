@@ -27,6 +27,10 @@ import (
 // time was up. The next call has another child.
 var ErrKilled = errors.New("the sandbox was ended")
 
+// ErrStart is wrapped by the error of a call for which no child could be started. It is
+// about this machine, and not about what was to be rendered.
+var ErrStart = errors.New("start the sandbox")
+
 // errClosed is the error of calls after Close, or after the end of Start's context.
 var errClosed = errors.New("the sandbox is closed")
 
@@ -217,7 +221,7 @@ func (p *Process) ready(ctx context.Context) (*child, error) {
 	defer cancel()
 	c, err := startChild(ctx, p.options)
 	if err != nil {
-		return nil, fmt.Errorf("start the sandbox: %w", err)
+		return nil, fmt.Errorf("%w: %w", ErrStart, err)
 	}
 	c.unbind = context.AfterFunc(p.life, c.kill)
 	p.child = c
