@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -69,7 +70,7 @@ func TestFaults(t *testing.T) {
 		"null":               {say(200, json, `null`), forge.Unavailable, "not JSON", ""},
 		"an empty object":    {say(200, json, `{}`), forge.Unavailable, "not what was asked for", ""},
 		"another number":     {say(200, json, `{"number": 8}`), forge.Unavailable, "not what was asked for", ""},
-		"too much":           {say(200, json, `{"a":"`+strings.Repeat("x", 17<<20)+`"}`), forge.Unavailable, "16 MiB", ""},
+		"too much":           {say(200, json, `{"a":"`+strings.Repeat("x", 33<<20)+`"}`), forge.Unavailable, "32 MiB", ""},
 		"500":                {say(500, json, `{"message":"boom"}`), forge.Unavailable, "500 Internal Server Error: boom", ""},
 		"502 of a proxy":     {say(502, html, "<html>Bad Gateway</html>"), forge.Unavailable, "502 Bad Gateway", "<html>"},
 		"503 in plain words": {say(503, "text/plain", "down for\nmaintenance"), forge.Unavailable, "down for maintenance", ""},
@@ -153,6 +154,45 @@ func TestRateLimits(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// Strangers write pull requests and comments of the largest size, 65,536 characters of
+// four bytes. As many as are asked for at once can be read, so nothing is hidden by them.
+func TestLongTexts(t *testing.T) {
+	long := strings.Repeat("\U0001f40b", 65536)
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		n, err := strconv.Atoi(r.URL.Query().Get("per_page"))
+		if err != nil {
+			t.Error(err)
+		}
+		for i := range n {
+			fmt.Fprintf(w, `%c{"id":%d,"number":%d,"head":{"sha":"%040d"},"base":{"ref":"main"},"body":%q}`, "[,"[min(i, 1)], i+1, i+1, i, long)
+		}
+		fmt.Fprint(w, "]")
+	}))
+	defer server.Close()
+	f := at(t, server.URL)[forge.GitHub]
+	if prs, complete, err := f.OpenPullRequests(t.Context(), "main"); err != nil || len(prs) != 100 || !complete {
+		t.Errorf("%d pull requests, complete %t, %v", len(prs), complete, err)
+	}
+	if _, found, err := f.FindComment(t.Context(), 7, "not there"); err != nil || found {
+		t.Errorf("found %t, %v", found, err)
+	}
+}
+
+// Gitea lists a pull request without a commit if that is lost. The others are listed.
+func TestPullRequestWithoutCommit(t *testing.T) {
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		fmt.Fprintf(w, `[{"number":8,"state":"open","head":{"sha":""},"base":{"ref":"main"}},
+{"number":7,"state":"open","head":{"sha":%q},"base":{"ref":"main"}}]`, strings.Repeat("a", 40))
+	}))
+	defer server.Close()
+	for _, kind := range []forge.Kind{forge.Gitea, forge.Forgejo} {
+		prs, complete, err := at(t, server.URL)[kind].OpenPullRequests(t.Context(), "main")
+		if err != nil || len(prs) != 1 || prs[0].Number != 7 || complete {
+			t.Errorf("%s: %+v, complete %t, %v", kind, prs, complete, err)
+		}
 	}
 }
 

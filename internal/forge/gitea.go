@@ -95,6 +95,10 @@ func (g *giteaForge) OpenPullRequests(ctx context.Context, base string) (prs []P
 		complete = response.NextPage == 0
 		for _, item := range list {
 			pr := giteaPullRequest(item)
+			if pr.Number > 0 && pr.Head == "" { // lost, or not there yet; the others don't suffer for it
+				complete = false
+				continue
+			}
 			if err := pr.found(0); err != nil {
 				return err
 			}

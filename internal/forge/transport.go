@@ -15,9 +15,9 @@ import (
 )
 
 const (
-	// maxAnswer is the largest answer that is read: 50 pull requests or 100 comments of the
-	// largest size fit well.
-	maxAnswer = 16 << 20
+	// maxAnswer is the largest answer that is read: 100 pull requests or comments of the
+	// largest size on GitHub fit, 65,536 characters of up to four bytes each.
+	maxAnswer = 32 << 20
 	// maxRedirects is how often a forge may say that something is elsewhere on it.
 	maxRedirects = 3
 	userAgent    = "capstan"

@@ -20,6 +20,8 @@ var signatures = []struct{ header, prefix string }{
 	{"X-Gogs-Signature", ""},
 }
 
+var errUnsigned = errors.New("the delivery is not signed: set the secret of the webhook on the forge")
+
 // Verify checks that a delivery was signed with one of the secrets. Every signature that it
 // carries must be right, and all by the same secret. Secrets that are empty are passed over:
 // anyone could sign with them.
@@ -28,6 +30,9 @@ func Verify(header http.Header, body []byte, secrets [][]byte) error {
 	for _, s := range signatures {
 		for _, value := range header.Values(s.header) {
 			digits, ok := strings.CutPrefix(value, s.prefix)
+			if ok && digits == "" { // what Gitea sends without a secret
+				return errUnsigned
+			}
 			sum, err := hex.DecodeString(digits)
 			if !ok || err != nil || len(sum) != sha256.Size {
 				return fmt.Errorf("the signature %s of the delivery is malformed: it must be %q and %d hexadecimal digits", s.header, s.prefix, 2*sha256.Size)
@@ -39,7 +44,7 @@ func Verify(header http.Header, body []byte, secrets [][]byte) error {
 		if header.Get("X-Hub-Signature") != "" {
 			return errors.New("the delivery is signed with SHA-1 only, which is not accepted: the forge must send X-Hub-Signature-256")
 		}
-		return errors.New("the delivery is not signed: set the secret of the webhook on the forge")
+		return errUnsigned
 	}
 	usable, valid := false, false
 	for _, secret := range secrets {
