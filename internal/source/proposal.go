@@ -292,6 +292,9 @@ func (o proposalObjects) directory(h plumbing.Hash, dir string, trusted bool) ([
 		return nil, err
 	}
 	entries, err := parseTree(content, dir)
+	if err == nil && !trusted && !isOrdinary(content) {
+		err = errorf(TreeInvalid, "the pull request: directory %q is not written as Git writes it; commit it again with Git", dir)
+	}
 	return entries, o.invalid(err, trusted)
 }
 

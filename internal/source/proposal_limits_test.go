@@ -1,6 +1,7 @@
 package source_test
 
 import (
+	"encoding/hex"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -124,6 +125,20 @@ func TestProposalOfHostileTrees(t *testing.T) {
 	if err := os.WriteFile(garbage, []byte("100644 f\x00short"), 0o600); err != nil {
 		t.Fatal(err)
 	}
+	raw := func(entries ...string) string {
+		var content strings.Builder
+		for _, e := range entries {
+			mode, rest, _ := strings.Cut(e, " ")
+			hash, name, _ := strings.Cut(rest, " ")
+			bytes, err := hex.DecodeString(hash)
+			if err != nil {
+				t.Fatal(err)
+			}
+			fmt.Fprintf(&content, "%s %s\x00%s", mode, name, bytes)
+		}
+		return repo.GitInput(content.String(), "hash-object", "-t", "tree", "-w", "--literally", "--stdin")
+	}
+	dir := repo.Git("rev-parse", base+"^{tree}")
 	tests := []struct {
 		name, tree string
 		localOnly  bool // a server doesn't pack it
@@ -137,6 +152,12 @@ func TestProposalOfHostileTrees(t *testing.T) {
 		{"directories that multiply", bomb, false, source.TooLarge, "10000"},
 		{"empty directories that multiply", empty, false, source.TooLarge, "10000"},
 		{"cut short", repo.Git("hash-object", "-t", "tree", "-w", "--literally", garbage), true, source.TreeInvalid, "cut short"},
+		// Git takes the first two for directories, and a merge makes proper ones of them.
+		{"a directory as a file", raw("0040000 "+dir+" d", "100644 "+blob+" f"), false, source.TreeInvalid, "not written as Git"},
+		{"a mode that overflows", raw("4000040000 "+dir+" d", "100644 "+blob+" f"), false, source.TreeInvalid, "not written as Git"},
+		{"a mode that is none", raw("60000 "+blob+" d", "100644 "+blob+" f"), true, source.TreeInvalid, "not written as Git"},
+		{"not sorted", raw("100644 "+blob+" f", "40000 "+dir+" d"), false, source.TreeInvalid, "not written as Git"},
+		{"sorted as no directory is", raw("40000 "+dir+" d", "100644 "+blob+" d.a"), false, source.TreeInvalid, "not written as Git"},
 		{"missing file", repo.GitInput("100644 blob "+strings.Repeat("1", 40)+"\tf\n", "mktree", "--missing"), true, source.ProposalLost,
 			strings.Repeat("1", 40)},
 	}

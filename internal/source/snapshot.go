@@ -190,10 +190,14 @@ func parseTree(content []byte, dir string) ([]tree.Entry, error) {
 		if !ok {
 			return nil, corruptf("directory %q is malformed", dir)
 		}
+		kind, ok := kindOf(mode)
+		if !ok {
+			return nil, corruptf("directory %q is malformed", dir)
+		}
 		if name == "" || name == "." || name == ".." || strings.EqualFold(name, ".git") || strings.Contains(name, "/") {
 			return nil, errorf(TreeInvalid, "directory %q holds an entry named %q, which no checkout could hold", dir, name)
 		}
-		entries = append(entries, tree.Entry{Name: name, Kind: kindOf(mode), Hash: hex.EncodeToString(rest[:20])})
+		entries = append(entries, tree.Entry{Name: name, Kind: kind, Hash: hex.EncodeToString(rest[:20])})
 		content = rest[20:]
 	}
 	slices.SortFunc(entries, func(a, b tree.Entry) int { return strings.Compare(a.Name, b.Name) })
@@ -205,18 +209,53 @@ func parseTree(content []byte, dir string) ([]tree.Entry, error) {
 	return entries, nil
 }
 
-// kindOf maps a mode as Git does: by the type bits, any other mode is a file.
-func kindOf(mode string) tree.Kind {
-	switch mode {
-	case "40000", "040000":
-		return tree.Dir
-	case "120000":
-		return tree.Symlink
-	case "160000":
-		return tree.Submodule
-	default:
-		return tree.File
+// kindOf maps a mode as Git does, by the type bits: whatever is no file, link or
+// directory is a submodule. False stands for a mode that is no number.
+func kindOf(mode string) (tree.Kind, bool) {
+	if mode == "" {
+		return "", false
 	}
+	var bits uint32
+	for _, c := range []byte(mode) {
+		if c < '0' || c > '7' {
+			return "", false
+		}
+		bits = bits<<3 | uint32(c-'0') // what is too much falls off, in Git too
+	}
+	switch bits & 0o170000 {
+	case 0o040000:
+		return tree.Dir, true
+	case 0o120000:
+		return tree.Symlink, true
+	case 0o100000:
+		return tree.File, true
+	default:
+		return tree.Submodule, true
+	}
+}
+
+// isOrdinary reports whether Git itself would write a tree object like this one, which
+// parseTree has read: with modes as it spells them, and in its order. What others make
+// of an extraordinary one, such as a forge that merges it, can't be foreseen.
+func isOrdinary(content []byte) bool {
+	last := ""
+	for len(content) > 0 {
+		head, rest, _ := bytes.Cut(content, []byte{0})
+		content = rest[20:]
+		mode, name, _ := strings.Cut(string(head), " ")
+		switch mode {
+		case "40000":
+			name += "/"
+		case "100644", "100755", "100664", "120000", "160000":
+		default:
+			return false
+		}
+		if name <= last {
+			return false
+		}
+		last = name
+	}
+	return true
 }
 
 // commitTree implements [tree.Tree]. Absence follows from nodes only, which are

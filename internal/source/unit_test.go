@@ -274,3 +274,40 @@ func TestScrubber(t *testing.T) {
 }
 
 var _ tree.Tree = (*commitTree)(nil)
+
+func TestKindOf(t *testing.T) {
+	for mode, want := range map[string]tree.Kind{
+		"40000": tree.Dir, "040000": tree.Dir, "000040000": tree.Dir, "4000040000": tree.Dir, "40755": tree.Dir,
+		"100644": tree.File, "100755": tree.File, "100664": tree.File, "0100644": tree.File,
+		"120000": tree.Symlink, "0120000": tree.Symlink, "160000": tree.Submodule, "60000": tree.Submodule, "644": tree.Submodule,
+		"": "", "40008": "", "+40000": "", "d": "",
+	} {
+		if got, ok := kindOf(mode); got != want || ok != (want != "") {
+			t.Errorf("%q: %q, %t", mode, got, ok)
+		}
+	}
+}
+
+func TestOrdinaryTrees(t *testing.T) {
+	content := func(entries ...string) []byte {
+		var b strings.Builder
+		for _, e := range entries {
+			b.WriteString(e + "\x00" + strings.Repeat("h", 20))
+		}
+		return []byte(b.String())
+	}
+	for _, entries := range [][]string{
+		nil, {"100644 a", "100755 b"}, {"100644 a.b", "40000 a", "100644 a0"}, {"120000 a", "160000 b"},
+	} {
+		if !isOrdinary(content(entries...)) {
+			t.Errorf("%q counts as extraordinary", entries)
+		}
+	}
+	for _, entries := range [][]string{
+		{"100644 b", "100644 a"}, {"100644 a", "100644 a"}, {"40000 a", "100644 a.b"}, {"040000 a"}, {"0100644 a"}, {"60000 a"},
+	} {
+		if isOrdinary(content(entries...)) {
+			t.Errorf("%q counts as ordinary", entries)
+		}
+	}
+}
