@@ -117,7 +117,7 @@ func (e *env) startAgent(flags ...string) {
 	e.Helper()
 	var log bytes.Buffer
 	cmd := exec.Command(capstan, append([]string{
-		"run", "--kubeconfig", mgmt.Kubeconfig(), "--watch-namespace", e.name + "-system", "-n", e.name + "-system",
+		"run", "--kubeconfig", e.kubeconfig, "--watch-namespace", e.name + "-system", "-n", e.name + "-system",
 		"--allow-local", "--leader-elect=false", "--cache-dir", e.TempDir(), "--metrics-address", "0", "--health-address", "0", "--webhook-address", "0",
 	}, flags...)...)
 	cmd.Stdout, cmd.Stderr = &log, &log
@@ -154,7 +154,7 @@ func (e *env) createFleet(spec map[string]any, needs ...client.Object) {
 // capstan runs a command of the product against the management cluster.
 func (e *env) capstan(args ...string) []byte {
 	e.Helper()
-	out, err := exec.Command(capstan, append(args, "--kubeconfig", mgmt.Kubeconfig(), "-n", e.name+"-system")...).Output()
+	out, err := exec.Command(capstan, append(args, "--kubeconfig", e.kubeconfig, "-n", e.name+"-system")...).Output()
 	var exit *exec.ExitError
 	if errors.As(err, &exit) {
 		err = fmt.Errorf("%w: %s", err, exit.Stderr)

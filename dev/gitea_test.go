@@ -83,11 +83,7 @@ func (e *env) onGitea(server *giteatest.Server) *gitea.Repository {
 // statuses reads what Gitea shows beside the commit that is checked out: context → "state: description". Each
 // must lead to the status page.
 func (e *env) statuses(r *gitea.Repository, dir string) (map[string]string, error) {
-	head, err := exec.Command("git", "-C", dir, "rev-parse", "HEAD").Output()
-	if err != nil {
-		return nil, err
-	}
-	all, err := r.Statuses(e.ctx, strings.TrimSpace(string(head)))
+	all, err := r.Statuses(e.ctx, e.head(dir))
 	shown := map[string]string{}
 	for _, s := range all {
 		shown[s.Context] = s.State + ": " + s.Description
@@ -96,4 +92,14 @@ func (e *env) statuses(r *gitea.Repository, dir string) (map[string]string, erro
 		}
 	}
 	return shown, err
+}
+
+// head is the commit that is checked out.
+func (e *env) head(dir string) string {
+	e.Helper()
+	out, err := exec.Command("git", "-C", dir, "rev-parse", "HEAD").Output()
+	if err != nil {
+		e.Fatal(err)
+	}
+	return strings.TrimSpace(string(out))
 }

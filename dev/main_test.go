@@ -126,6 +126,8 @@ type env struct {
 	name      string // the prefix of all names: dev, staging, prod or what a test calls it
 	namespace string
 	objects   []*unstructured.Unstructured
+	// kubeconfig is that of the management cluster.
+	kubeconfig string
 }
 
 // sample renders an overlay of the sample fleet with every prefix replaced by name, creates the
@@ -140,7 +142,7 @@ func sample(t *testing.T, overlay, name string) *env {
 }
 
 func newEnv(t *testing.T, name string) *env {
-	e := &env{T: t, WithT: gomega.NewWithT(t), ctx: t.Context(), name: name, namespace: name + "-talos"}
+	e := &env{T: t, WithT: gomega.NewWithT(t), ctx: t.Context(), name: name, namespace: name + "-talos", kubeconfig: mgmt.Kubeconfig()}
 	e.SetDefaultEventuallyTimeout(4 * time.Minute) // on a busy machine
 	e.SetDefaultEventuallyPollingInterval(200 * time.Millisecond)
 	return e

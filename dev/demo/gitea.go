@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -61,8 +62,7 @@ func (g *onGitea) start(ctx context.Context, fail func(error)) (stop func() erro
 		})
 	}
 	if err != nil {
-		cancel()
-		return nil, fmt.Errorf("%w (and Gitea was stopped: %v)", err, server.Stop())
+		return nil, errors.Join(err, stop())
 	}
 	return stop, nil
 }
@@ -151,9 +151,9 @@ func (g *onGitea) showStatuses(ctx context.Context, name, commit, last string) e
 	slices.SortFunc(all, func(a, b gitea.Status) int { return strings.Compare(a.Context, b.Context) })
 	g.say("the statuses of %s, %s/commit/%s:\n", name, g.remote.Page(), commit)
 	for _, s := range all {
-		_, _ = fmt.Fprintf(g.out, "    %-8s %-30s %s\n", s.State, s.Context, s.Description)
+		fmt.Fprintf(g.out, "    %-8s %-30s %s\n", s.State, s.Context, s.Description)
 	}
-	_, _ = fmt.Fprintln(g.out)
+	fmt.Fprintln(g.out)
 	return nil
 }
 

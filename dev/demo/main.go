@@ -105,7 +105,7 @@ func run(ctx context.Context, o options) (err error) {
 
 // say prints a line, below a ^C if need be. A reader that is gone is noticed by watch.
 func (d *demo) say(format string, args ...any) {
-	_, _ = fmt.Fprintf(d.out, "\r==> "+format+"\n", args...)
+	fmt.Fprintf(d.out, "\r==> "+format+"\n", args...)
 }
 
 // show starts everything, shows it until ctx ends, and stops it. Parts that end by
@@ -175,7 +175,7 @@ func (d *demo) startCluster(ctx context.Context, fail func(error)) (stop func() 
 	}()
 	cluster, err := dev.Start(ctx, dev.Options{
 		Dir: filepath.Join(d.dir, "management"), BinDirs: d.binDirs(), MachineBoot: machineBoot,
-		Progress: func(step string) { _, _ = fmt.Fprintln(d.out, "    "+step) },
+		Progress: func(step string) { fmt.Fprintln(d.out, "    "+step) },
 		Log:      logr.FromSlogHandler(slog.NewTextHandler(log, nil)),
 	})
 	if err != nil {

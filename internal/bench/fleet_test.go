@@ -116,14 +116,16 @@ func (b *bench) setUp() {
 }
 
 // startAgent runs the agent as a process of its own.
-func (b *bench) startAgent() {
+func (b *bench) startAgent(flags ...string) {
 	b.Helper()
 	log, err := os.Create(filepath.Join(b.TempDir(), "agent.log"))
 	if err != nil {
 		b.Fatal(err)
 	}
-	b.agent = exec.Command(b.binary, "run", "--kubeconfig", env.Kubeconfig(b.T, user), "-n", namespace,
-		"--cache-dir", b.TempDir(), "--metrics-address", "127.0.0.1:0", "--health-address", "0", "--webhook-address", "0", "--leader-elect=true")
+	b.agent = exec.Command(b.binary, append([]string{
+		"run", "--kubeconfig", env.Kubeconfig(b.T, user), "-n", namespace,
+		"--cache-dir", b.TempDir(), "--metrics-address", "127.0.0.1:0", "--health-address", "0", "--webhook-address", "0", "--leader-elect=true",
+	}, flags...)...)
 	b.agent.Stdout, b.agent.Stderr = log, log
 	if err := b.agent.Start(); err != nil {
 		b.Fatal(err)
