@@ -8,6 +8,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -53,6 +54,7 @@ func (r *reportReconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctr
 		return ctrl.Result{}, client.IgnoreNotFound(err)
 	}
 	if !fleet.DeletionTimestamp.IsZero() || fleet.Spec.Forge == nil || fleet.Spec.Forge.SecretRef == nil {
+		r.forges.drop(req.NamespacedName)
 		return ctrl.Result{}, r.silent(ctx, &fleet)
 	}
 	with := fmt.Sprint(fleet.Generation, " ", r.forges.version(ctx, &fleet))
@@ -69,8 +71,8 @@ func (r *reportReconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctr
 		}
 	}
 	failure := r.post(ctx, &fleet, &decision)
-	if ctx.Err() != nil && len(decision.Posts) > 0 {
-		failure = nil // stopping says nothing about the forge; what got through is recorded
+	if ctx.Err() != nil && len(decision.Posts) > 0 { // stopping says nothing about the forge
+		return ctrl.Result{}, r.record(context.WithoutCancel(ctx), &fleet, &decision)
 	}
 	if err := r.record(context.WithoutCancel(ctx), &fleet, &decision, r.outcome(&fleet, failure)); err != nil {
 		return ctrl.Result{}, err
@@ -87,7 +89,8 @@ func (r *reportReconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctr
 // decide gathers what the decision depends on.
 func (r *reportReconciler) decide(ctx context.Context, fleet *v1alpha1.Fleet) (commitstatus.Decision, error) {
 	var overlays v1alpha1.ClusterOverlayList
-	if err := r.client.List(ctx, &overlays, client.InNamespace(fleet.Namespace), client.MatchingFields{fleetIndex: fleet.Name}); err != nil {
+	// Nothing of them is changed, and with what they own they are large.
+	if err := r.client.List(ctx, &overlays, client.InNamespace(fleet.Namespace), client.MatchingFields{fleetIndex: fleet.Name}, client.UnsafeDisableDeepCopy); err != nil {
 		return commitstatus.Decision{}, err
 	}
 	name := client.ObjectKeyFromObject(fleet)
@@ -146,13 +149,19 @@ func (r *reportReconciler) outcome(known *v1alpha1.Fleet, failure error) metav1.
 	return metav1.Condition{Type: v1alpha1.ReportedCondition, Status: metav1.ConditionFalse, Reason: reason, Message: failure.Error()}
 }
 
-// record keeps what the forge has, or is about to get.
+// record keeps what the forge has, or is about to get, in the Fleet and in known. The
+// record that was decided upon must be the present one: if the cache is behind, or
+// another replica has led meanwhile, commits that are on record and open would be lost.
 func (r *reportReconciler) record(ctx context.Context, known *v1alpha1.Fleet, decision *commitstatus.Decision, conditions ...metav1.Condition) error {
 	tip, commits := decision.Record()
 	if tip == "" {
 		return nil // nothing is known yet, so there is nothing to say
 	}
-	return updateFleetStatus(ctx, r.client, r.reader, known, func(f *v1alpha1.Fleet) {
+	before, written, outdated := known.DeepCopy().Status.Forge, known, false
+	err := updateFleetStatus(ctx, r.client, r.reader, known, func(f *v1alpha1.Fleet) {
+		if outdated = !sameRecord(before, f.Status.Forge); outdated {
+			return
+		}
 		if f.Status.Forge == nil {
 			f.Status.Forge = &v1alpha1.ForgeStatus{}
 		}
@@ -160,7 +169,29 @@ func (r *reportReconciler) record(ctx context.Context, known *v1alpha1.Fleet, de
 		for _, c := range conditions {
 			setCondition(&f.Status.Conditions, f.Generation, c.Type, c.Status, c.Reason, c.Message)
 		}
+		written = f
 	})
+	if err == nil && outdated {
+		err = errOutdated
+	}
+	if err == nil {
+		written.DeepCopyInto(known)
+	}
+	return err
+}
+
+// errOutdated is for a decision on a record that is not the present one.
+var errOutdated = errors.New("the record of what the forge has is newer than what is cached; it is decided anew")
+
+// sameRecord compares what is on record of commits.
+func sameRecord(a, b *v1alpha1.ForgeStatus) bool {
+	if a == nil {
+		a = &v1alpha1.ForgeStatus{}
+	}
+	if b == nil {
+		b = &v1alpha1.ForgeStatus{}
+	}
+	return a.Tip == b.Tip && equality.Semantic.DeepEqual(a.Commits, b.Commits)
 }
 
 // silent takes back what is said of a forge that nothing is posted to any more.

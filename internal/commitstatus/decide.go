@@ -36,6 +36,8 @@ const (
 const (
 	// maxCommits are followed at a time, which is what a Fleet's status holds.
 	maxCommits = 20
+	// maxStatuses of one commit are recorded, which is what a Fleet's status holds.
+	maxStatuses = 101
 	// maxPosts of one commit may change nothing but the text: GitHub keeps 1,000
 	// statuses for a commit and context.
 	maxPosts = 50
@@ -128,17 +130,39 @@ func (d *Decision) follow(tip string) {
 		d.record.Commits = slices.Delete(d.record.Commits, i, i+1)
 	}
 	d.record.Commits = slices.Insert(d.record.Commits, 0, entry)
+	// While the forge is away, those that it has heard of come first.
+	for i := len(d.record.Commits) - 1; i > 0 && len(d.record.Commits) > maxCommits; i-- {
+		if unheard(d.record.Commits[i]) {
+			d.record.Commits = slices.Delete(d.record.Commits, i, i+1)
+		}
+	}
+}
+
+// unheard reports whether the forge has acknowledged nothing of a commit.
+func unheard(c v1alpha1.ReportedCommit) bool {
+	return !slices.ContainsFunc(c.Statuses, func(s v1alpha1.ReportedStatus) bool { return s.State != "" })
 }
 
 // want adds a post unless the forge has it.
 func (d *Decision) want(p Post, entry *v1alpha1.ReportedCommit) {
-	had := statusOf(entry, p.Context)
-	if had != nil && had.State == string(p.State) {
-		if had.Digest == p.digest() || entry.Posts >= maxPosts {
-			return
-		}
+	switch had := statusOf(entry, p.Context); {
+	case had == nil && len(entry.Statuses)+d.fresh(entry) >= maxStatuses:
+		return // a record that is too long would be refused, and again each time
+	case had != nil && had.State == string(p.State) && (had.Digest == p.digest() || entry.Posts >= maxPosts):
+		return
 	}
 	d.Posts = append(d.Posts, p)
+}
+
+// fresh is how many contexts are about to be posted for the first time.
+func (d *Decision) fresh(entry *v1alpha1.ReportedCommit) int {
+	n := 0
+	for _, p := range d.Posts {
+		if p.Commit == entry.Commit && statusOf(entry, p.Context) == nil {
+			n++
+		}
+	}
+	return n
 }
 
 // hold takes out the posts that say nothing new but in their text and come too soon

@@ -395,3 +395,39 @@ func TestTooMany(t *testing.T) {
 		t.Errorf("%d statuses closed, want %d", closed, want)
 	}
 }
+
+// Commits that come while the forge is away don't push out the one that it shows as
+// pending.
+func TestManyWhileAway(t *testing.T) {
+	shown := &v1alpha1.ReportedCommit{Commit: one, Overlays: ptr.To[int32](1), Statuses: []v1alpha1.ReportedStatus{recorded("capstan/prod", "", "pending")}}
+	status := &v1alpha1.ForgeStatus{Tip: one, Commits: []v1alpha1.ReportedCommit{*shown}}
+	for i := range 30 {
+		hash := fmt.Sprintf("%040d", i)
+		d := commitstatus.Decide(commitstatus.Input{Fleet: fleet(status), Tip: hash, Now: now})
+		d.Intend()
+		tip, commits := d.Record()
+		status = &v1alpha1.ForgeStatus{Tip: tip, Commits: commits}
+	}
+	if n := len(status.Commits); n != 20 || status.Commits[n-1].Commit != one {
+		t.Errorf("%d commits, the last is %s", n, status.Commits[n-1].Commit)
+	}
+}
+
+// A commit with more contexts than the record holds, as after the prefix was changed,
+// is not written down with all of them: that would be refused for ever.
+func TestRecordFits(t *testing.T) {
+	entry := v1alpha1.ReportedCommit{Commit: one, Overlays: ptr.To[int32](60)}
+	in := commitstatus.Input{Tip: one, Settled: true, Now: now}
+	for i := range 60 {
+		name := fmt.Sprint(i)
+		entry.Statuses = append(entry.Statuses, recorded("old/prod/clusters/"+name, "prod-"+name, "success"))
+		in.Overlays = append(in.Overlays, overlay(name, one, applied))
+	}
+	in.Fleet = fleet(&v1alpha1.ForgeStatus{Tip: one, Commits: []v1alpha1.ReportedCommit{entry}})
+	in.Fleet.Spec.Forge.MaxContexts = ptr.To[int32](100)
+	d := commitstatus.Decide(in)
+	d.Intend()
+	if _, commits := d.Record(); len(commits[0].Statuses) != 101 {
+		t.Errorf("%d statuses are recorded", len(commits[0].Statuses))
+	}
+}

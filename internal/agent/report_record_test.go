@@ -1,0 +1,62 @@
+package agent
+
+import (
+	"errors"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/client/fake"
+
+	"capstan.dev/capstan/api/v1alpha1"
+	"capstan.dev/capstan/internal/commitstatus"
+)
+
+// A decision on a record that others have changed since doesn't replace theirs; what
+// others say beside it doesn't matter.
+func TestRecordOutdated(t *testing.T) {
+	scheme := runtime.NewScheme()
+	if err := v1alpha1.AddToScheme(scheme); err != nil {
+		t.Fatal(err)
+	}
+	fleet := &v1alpha1.Fleet{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "fleet"}}
+	c := fake.NewClientBuilder().WithScheme(scheme).WithObjects(fleet).WithStatusSubresource(fleet).Build()
+	r := &reportReconciler{client: c, reader: c}
+	get := func() *v1alpha1.Fleet {
+		t.Helper()
+		var f v1alpha1.Fleet
+		if err := c.Get(t.Context(), client.ObjectKeyFromObject(fleet), &f); err != nil {
+			t.Fatal(err)
+		}
+		return &f
+	}
+	decide := func(f *v1alpha1.Fleet, tip string) *commitstatus.Decision {
+		d := commitstatus.Decide(commitstatus.Input{Fleet: f, Tip: tip})
+		d.Intend()
+		return &d
+	}
+	behind, known := get(), get()
+	if err := r.record(t.Context(), known, decide(known, "one")); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.record(t.Context(), behind, decide(behind, "two")); !errors.Is(err, errOutdated) {
+		t.Errorf("error: %v", err)
+	}
+	other := get()
+	other.Status.ObservedRevision = "main@sha1:one"
+	if err := c.Status().Update(t.Context(), other); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.record(t.Context(), known, decide(known, "two")); err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, c := range get().Status.Forge.Commits {
+		got = append(got, c.Commit)
+	}
+	if diff := cmp.Diff([]string{"two", "one"}, got); diff != "" {
+		t.Error(diff)
+	}
+}
