@@ -45,19 +45,10 @@ const (
 	both = first | second
 )
 
-// mergeBase returns the best common ancestor of two commits: one that is no
-// ancestor of another common one, as git merge-base does. Histories that cross can
-// have several; it is then the newest of them, by the date of the commit, and the
-// one with the lowest hash of those of the same second. Zero stands for none.
-func (a *ancestry) mergeBase(ctx context.Context, one, two plumbing.Hash) (plumbing.Hash, error) {
-	best, err := a.mergeBases(ctx, one, two)
-	if err != nil || len(best) == 0 {
-		return plumbing.ZeroHash, err
-	}
-	return best[0].hash, nil
-}
-
-// mergeBases returns all best common ancestors, the one to choose first.
+// mergeBases returns the best common ancestors of two commits: those that are no
+// ancestors of another common one, as git merge-base does. Histories that cross can
+// have several. The newest comes first, by the date of the commit, and of those of
+// the same second the one with the lowest hash.
 func (a *ancestry) mergeBases(ctx context.Context, one, two plumbing.Hash) ([]*commit, error) {
 	p, err := a.paint(ctx, one, []plumbing.Hash{two})
 	if err != nil {

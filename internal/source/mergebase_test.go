@@ -254,7 +254,7 @@ func listing(t *testing.T, m *source.Mirror, hash string) map[string]string {
 	return files(t, s.Tree)
 }
 
-// TestProposalAcrossACrissCross: of two best common ancestors the newest counts.
+// TestProposalAcrossACrissCross: of two best common ancestors the newest is named.
 func TestProposalAcrossACrissCross(t *testing.T) {
 	var h history
 	root := h.commit(100, nil, map[string]string{"f": "0", "g": "0"})
@@ -272,8 +272,89 @@ func TestProposalAcrossACrissCross(t *testing.T) {
 	if p.MergeBase != commits[right] {
 		t.Errorf("merge base %s, want %s of %v", p.MergeBase, commits[right], commits)
 	}
-	// Compared with right, both sides changed f, so Git's virtual ancestor would do better.
-	if diff := cmp.Diff([]string{"f"}, p.Conflicts); diff != "" {
+	// The two bases differ in both files, and so do the sides.
+	if diff := cmp.Diff([]string{"f", "g"}, p.Conflicts); diff != "" {
 		t.Errorf("conflicts: %s", diff)
+	}
+}
+
+// TestProposalThatTakesBackAMerge: a head made of the two parents of a merge in the
+// target's history, with the files of one of them, undoes the other when it is merged.
+// Compared with one merge base alone it changes nothing.
+func TestProposalThatTakesBackAMerge(t *testing.T) {
+	for name, dates := range map[string][2]int{"the merged branch is newer": {200, 300}, "the target is newer": {300, 200}} {
+		t.Run(name, func(t *testing.T) {
+			var h history
+			root := h.commit(100, nil, map[string]string{"f": "0", "g": "0", "h": "0"})
+			before := h.commit(dates[0], []int{root}, map[string]string{"f": "0", "g": "fixed", "h": "0"})
+			branch := h.commit(dates[1], []int{root}, map[string]string{"f": "fixed", "g": "0", "h": "0"})
+			target := h.commit(400, []int{before, branch}, map[string]string{"f": "fixed", "g": "fixed", "h": "0"})
+			head := h.commit(500, []int{before, branch}, map[string]string{"f": "0", "g": "0", "h": "1"})
+			same := h.commit(500, []int{before, branch}, map[string]string{"f": "fixed", "g": "fixed", "h": "1"})
+			repo := gittest.NewRepo(t)
+			commits := h.write(repo)
+			repo.SetRef(pullRef(1), commits[head])
+			repo.SetRef(pullRef(2), commits[same])
+			m := open(t, source.Options{URL: repo.URL(), Ref: source.Ref{Branch: fmt.Sprintf("c%d", target)}})
+			snapshot := mustSync(t, m)
+			if diff := cmp.Diff([]string{"f", "g"}, mustPropose(t, m, 1, snapshot).Conflicts); diff != "" {
+				t.Errorf("conflicts: %s", diff)
+			}
+			wantFiles(t, mustPropose(t, m, 2, snapshot), map[string]string{"f": "fixed", "g": "fixed", "h": "1"})
+		})
+	}
+}
+
+// TestProposalsAcrossCrissCrosses: whatever counts as clean is what git makes of it.
+func TestProposalsAcrossCrissCrosses(t *testing.T) {
+	rnd := rand.New(rand.NewPCG(3, 4))
+	var h history
+	const cases = 60
+	type sides struct{ ours, theirs int }
+	var all []sides
+	for range cases {
+		from := someFiles(rnd)
+		root := h.commit(1_700_000_000+h.marks, nil, from)
+		left, right := side(&h, rnd, root, from), side(&h, rnd, root, from)
+		mix := func(parents ...int) int {
+			now := map[string]string{}
+			for p, c := range from {
+				if now[p] = c; rnd.IntN(3) == 0 {
+					now[p] = content(rnd, p)
+				}
+			}
+			return h.commit(1_700_000_000+h.marks, parents, now)
+		}
+		all = append(all, sides{mix(left, right), mix(right, left)})
+	}
+	repo := gittest.NewRepo(t)
+	commits := h.write(repo)
+	for i, s := range all {
+		repo.SetRef(pullRef(i+1), commits[s.theirs])
+	}
+	repo.Git("pack-refs", "--all")
+	m := open(t, source.Options{URL: repo.Path(), AllowLocal: true, Ref: source.Ref{Branch: "c1"}})
+	clean := 0
+	for i, s := range all {
+		target, err := m.At(t.Context(), commits[s.ours])
+		if err != nil {
+			t.Fatal(err)
+		}
+		p := mustPropose(t, m, i+1, target)
+		if len(p.Conflicts) > 0 {
+			continue
+		}
+		clean++
+		out := repo.Git("merge-tree", "--write-tree", "--no-messages", commits[s.ours], commits[s.theirs])
+		want, err := m.At(t.Context(), repo.Git("commit-tree", "-m", "merged", strings.TrimSpace(out)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(files(t, want.Tree), files(t, p.Tree)); diff != "" {
+			t.Fatalf("case %d (-git +got):\n%s", i, diff)
+		}
+	}
+	if clean == 0 {
+		t.Error("none is clean; the test shows nothing")
 	}
 }

@@ -113,6 +113,8 @@ const (
 	// maxAncestors bounds the search for the commit where a pull request left the
 	// target's history.
 	maxAncestors = 200_000
+	// maxMergeBases bounds how many merge bases are compared.
+	maxMergeBases = 10
 )
 
 func (l *Limits) setDefaults() {

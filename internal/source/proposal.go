@@ -17,7 +17,7 @@ import (
 type Proposal struct {
 	// Head is the pull request's last commit. MergeBase is the commit where it left
 	// the target's history: their best common ancestor, as git merge-base finds it.
-	// Of several it is the newest.
+	// Of several, as histories that cross have, it is the newest.
 	Head, MergeBase string
 	// Target is the commit that the pull request is laid over.
 	Target Revision
@@ -34,7 +34,8 @@ type Proposal struct {
 	// Conflicts holds those of Changed, sorted, that the target has changed too
 	// since MergeBase, to different content, and those that would be files where the
 	// target has a directory or the reverse: the pull request needs a rebase. Nothing
-	// is merged inside of files.
+	// is merged inside of files. If there are several merge bases, paths in which they
+	// differ are among them, unless Head and the target agree.
 	Conflicts []string
 }
 
@@ -209,15 +210,18 @@ type proposalObjects struct {
 }
 
 func (o proposalObjects) propose(ctx context.Context, head plumbing.Hash, target *Snapshot, limits Limits) (*Proposal, error) {
-	base, err := newAncestry(o.commit).mergeBase(ctx, head, o.target)
-	if err != nil {
+	bases, err := newAncestry(o.commit).mergeBases(ctx, head, o.target)
+	switch {
+	case err != nil:
 		return nil, err
-	}
-	if base.IsZero() {
+	case len(bases) > maxMergeBases:
+		return nil, errorf(TooLarge, "the pull request's history crosses that of its target more than %d times; rebase it", maxMergeBases)
+	case len(bases) == 0:
 		return nil, errorf(Unrelated, "the pull request's head %s has no commit in common with %s; "+
 			"there is nothing to compare it with, so make it from the tracked branch", head, target.Revision)
 	}
-	changes, err := o.changes(ctx, base, head, limits)
+	base := bases[0].hash
+	changes, err := o.changes(ctx, base, head, false, limits)
 	if err != nil {
 		return nil, err
 	}
@@ -229,7 +233,11 @@ func (o proposalObjects) propose(ctx context.Context, head plumbing.Hash, target
 	if err != nil {
 		return nil, err
 	}
-	if p.Conflicts = conflicts; len(conflicts) > 0 {
+	disputed, err := o.disputed(ctx, bases, changes, target.Tree, limits)
+	if err != nil {
+		return nil, err
+	}
+	if p.Conflicts = slices.Compact(slices.Sorted(slices.Values(append(conflicts, disputed...)))); len(p.Conflicts) > 0 {
 		return p, nil
 	}
 	overlaid := map[string]tree.Change{}
@@ -242,20 +250,53 @@ func (o proposalObjects) propose(ctx context.Context, head plumbing.Hash, target
 	return p, nil
 }
 
+// disputed returns paths in which several merge bases differ, and head and target do,
+// too. Git merges such bases first, with all their conflicts, so what a merge makes of
+// these paths can't be told from one of them: a head that crosses the target's history
+// could otherwise take back what was merged before, and seem to change nothing.
+func (o proposalObjects) disputed(ctx context.Context, bases []*commit, changes []pathChange, target tree.Tree, limits Limits) ([]string, error) {
+	proposed := map[string]tree.Entry{}
+	for _, c := range changes {
+		proposed[c.path] = c.after
+	}
+	var paths []string
+	for _, other := range bases[1:] {
+		differ, err := o.changes(ctx, bases[0].hash, other.hash, true, limits)
+		if err != nil {
+			return nil, err
+		}
+		for _, d := range differ {
+			head, changed := proposed[d.path]
+			if !changed {
+				head = d.before
+			}
+			now, err := stat(target, d.path)
+			if err != nil {
+				return nil, err
+			}
+			if !alike(leaf(now), head) {
+				paths = append(paths, d.path)
+			}
+		}
+	}
+	return paths, nil
+}
+
 // changes returns the paths that differ between the merge base and the head,
-// sorted. All files that the head has there are in the mirror.
-func (o proposalObjects) changes(ctx context.Context, base, head plumbing.Hash, limits Limits) ([]pathChange, error) {
+// sorted. All files that the head has there are in the mirror. Trusted says that the
+// head is of the target's history.
+func (o proposalObjects) changes(ctx context.Context, base, head plumbing.Hash, trusted bool, limits Limits) ([]pathChange, error) {
 	before, err := o.root(base, true)
 	if err != nil {
 		return nil, err
 	}
-	after, err := o.root(head, false)
+	after, err := o.root(head, trusted)
 	if err != nil || before == after {
 		return nil, err
 	}
 	c := comparison{
 		before: func(h plumbing.Hash, dir string) ([]tree.Entry, error) { return o.directory(h, dir, true) },
-		after:  func(h plumbing.Hash, dir string) ([]tree.Entry, error) { return o.directory(h, dir, false) },
+		after:  func(h plumbing.Hash, dir string) ([]tree.Entry, error) { return o.directory(h, dir, trusted) },
 		limits: limits,
 	}
 	if err := c.trees(ctx, before, after, "", maxDepth); err != nil {
@@ -263,7 +304,7 @@ func (o proposalObjects) changes(ctx context.Context, base, head plumbing.Hash, 
 	}
 	slices.SortFunc(c.changes, func(a, b pathChange) int { return strings.Compare(a.path, b.path) })
 	for _, change := range c.changes {
-		if change.after.Kind != tree.File && change.after.Kind != tree.Symlink {
+		if trusted || change.after.Kind != tree.File && change.after.Kind != tree.Symlink {
 			continue
 		}
 		if err := o.has(plumbing.NewHash(change.after.Hash)); err != nil {

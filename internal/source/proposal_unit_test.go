@@ -31,7 +31,7 @@ func TestMergeBaseSearchIsBounded(t *testing.T) {
 		a.left = limit
 		return a
 	}
-	_, err := short(chain).mergeBase(t.Context(), one, two)
+	_, err := short(chain).mergeBases(t.Context(), one, two)
 	if ReasonOf(err) != TooLarge || !strings.Contains(err.Error(), "200000 commits") {
 		t.Errorf("histories without an end: %v", err)
 	}
@@ -46,7 +46,7 @@ func TestMergeBaseSearchIsBounded(t *testing.T) {
 		}
 		return b.Bytes(), nil
 	}
-	if _, err := short(wide).mergeBase(t.Context(), one, two); ReasonOf(err) != TooLarge {
+	if _, err := short(wide).mergeBases(t.Context(), one, two); ReasonOf(err) != TooLarge {
 		t.Errorf("a commit with %d parents: %v", limit, err)
 	}
 
@@ -57,7 +57,7 @@ func TestMergeBaseSearchIsBounded(t *testing.T) {
 			cancel()
 		}
 		return chain(h, trusted)
-	}).mergeBase(ctx, one, two)
+	}).mergeBases(ctx, one, two)
 	if !errors.Is(err, context.Canceled) || reads > 101 {
 		t.Errorf("cancelled: %v after %d commits", err, reads)
 	}
@@ -68,16 +68,16 @@ func TestMergeBaseSearchIsBounded(t *testing.T) {
 func TestMergeBaseTrust(t *testing.T) {
 	commits := map[plumbing.Hash][]plumbing.Hash{{1}: {{3}}, {2}: {{4}}, {3}: {{5}}, {4}: {{5}}, {5}: nil}
 	got := map[plumbing.Hash]bool{}
-	base, err := newAncestry(func(h plumbing.Hash, trusted bool) ([]byte, error) {
+	bases, err := newAncestry(func(h plumbing.Hash, trusted bool) ([]byte, error) {
 		got[h] = trusted
 		var b []byte
 		for _, p := range commits[h] {
 			b = fmt.Appendf(b, "parent %s\n", p)
 		}
 		return fmt.Appendf(b, "committer A <a> %d +0000\n", 100-h[0]), nil
-	}).mergeBase(t.Context(), plumbing.Hash{1}, plumbing.Hash{2})
-	if err != nil || base != (plumbing.Hash{5}) {
-		t.Errorf("%s, %v", base, err)
+	}).mergeBases(t.Context(), plumbing.Hash{1}, plumbing.Hash{2})
+	if err != nil || len(bases) != 1 || bases[0].hash != (plumbing.Hash{5}) {
+		t.Errorf("%v, %v", bases, err)
 	}
 	for h, want := range map[byte]bool{1: false, 2: true, 3: false, 4: true} {
 		if got[plumbing.Hash{h}] != want {
