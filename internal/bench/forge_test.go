@@ -199,7 +199,7 @@ func (f *forgeBench) noteCall(r *http.Request, _ []byte, _ time.Time) {
 	if path, ok := strings.CutPrefix(r.URL.Path, "/api/v1/"); ok {
 		f.mu.Lock()
 		defer f.mu.Unlock()
-		f.calls = append(f.calls, r.Method+" "+strings.Join(strings.Split(path, "/")[3:], "/"))
+		f.calls = append(f.calls, r.Method+" "+strings.Split(path, "/")[3]) // after repos, owner and name
 	}
 }
 
