@@ -238,7 +238,7 @@ func (run *fleetRun) announce(ctx context.Context, previous *view, changed int) 
 	if changed > 0 || previous == nil {
 		run.status.ObservedRevision = revision
 	}
-	if changed > 0 || previous == nil || previous.suspended {
+	if changed > 0 || previous == nil || previous.suspended || previous.revision.Ref != run.next.revision.Ref {
 		run.replan(run.fleet)
 	}
 	if previous != nil && previous.revision == run.next.revision {

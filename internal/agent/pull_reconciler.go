@@ -110,8 +110,8 @@ func (r *pullReconciler) Reconcile(ctx context.Context, name pullRequest) (ctrl.
 		return ctrl.Result{}, r.forgetPulls(ctx, &fleet, func(v1alpha1.ReportedPullRequest) bool { return true })
 	}
 	view := r.board.view(name.Fleet)
-	if view == nil || view.suspended {
-		return ctrl.Result{}, nil // reading Git, or resuming, asks again
+	if view == nil || view.suspended || view.revision.Ref != fleet.Spec.Git.Ref.Branch {
+		return ctrl.Result{}, nil // reading Git, resuming, or reading the other branch asks again
 	}
 	if name.Number != 0 && !r.board.allRendered(name.Fleet, view) {
 		// What the target's own overlays read isn't known, so neither is what the pull

@@ -155,3 +155,22 @@ func TestPullRequestOfNoConcern(t *testing.T) {
 		t.Errorf("comments: %q", all)
 	}
 }
+
+// Another branch is followed: pull requests for that are planned over it, also if it is
+// at the same commit.
+func TestPullRequestOtherBranch(t *testing.T) {
+	h := newHost(t, giteatest.ForTest(t))
+	first := h.commit(clusterOf("a", "one"))
+	h.publish()
+	h.repo.Branch("next", first)
+	h.send(h.address(), "next")
+	h.fleet()
+	h.plans()
+	h.untilApplied(revision(first), "clusters/a")
+	head := h.propose("change", first, clusterOf("a", "two"))
+	number := h.pull("", "change", "next", "a change")
+	h.serve("change", number)
+	h.patchFleet(func(f *v1alpha1.FleetSpec) { f.Git.Ref = v1alpha1.GitRef{Branch: "next"} })
+	h.untilStatuses(head, map[string]string{"capstan/fleet/plan": "success: "})
+	h.untilComment(number, "clusters/a", "next@"+first[:7])
+}
