@@ -327,19 +327,20 @@ func pullsIncomplete(t *testing.T, w world) {
 
 func commentFound(t *testing.T, w world) {
 	f := open(t, w)
+	forge.SetPage(f, 10)
 	number := w.pulls(t, 1, "main", false)[0].Number
 	const marker = "<!-- capstan: fleet -->"
 	if id, found, err := f.FindComment(t.Context(), number, marker); err != nil || found {
 		t.Fatalf("a comment before there is one: %d, %v, %v", id, found, err)
 	}
-	for i := range 65 {
+	for i := range 15 {
 		w.comment(t, number, fmt.Sprintf("comment %d", i))
 	}
 	want, err := f.CreateComment(t.Context(), number, marker+"\n| Cluster | Change |\n|---|---|\n| a | ünïcode 🚜 |\n")
 	if err != nil {
 		t.Fatal(err)
 	}
-	for i := range 55 {
+	for i := range 12 {
 		w.comment(t, number, fmt.Sprintf("comment %d after", i))
 	}
 	w.comment(t, number, "a later one: "+marker)
