@@ -93,7 +93,7 @@ func (run *pullRun) faulty(ctx context.Context, err error) error {
 	switch {
 	case errors.Is(ctx.Err(), context.DeadlineExceeded):
 		run.refuse(fmt.Sprintf("it takes longer than %s to plan; split it", run.limit))
-	case ctx.Err() == nil && (errors.Is(err, sandbox.ErrKilled) || unreadable(err)):
+	case ctx.Err() == nil && (errors.Is(err, sandbox.ErrKilled) || errors.Is(err, errTooMuch) || unreadable(err)):
 		run.refuse(withoutAddress(err))
 	default:
 		return err
@@ -174,9 +174,18 @@ func (b *board) concerned(fleet types.NamespacedName, v *view, other tree.Tree, 
 	return concerned, nil
 }
 
-// keepBuilt is how many renders are kept in memory between the two looks at them, and
-// how many plans are kept with their objects.
-const keepBuilt = 50
+const (
+	// keepBuilt is how many renders are kept in memory between the two looks at them,
+	// and how many plans are kept with their objects.
+	keepBuilt = 50
+	// keepBytes bounds the memory of either. The objects of one render can be large.
+	keepBytes = 64 << 20
+	// mostObjects is how many objects may be planned for one pull request.
+	mostObjects = 200_000
+)
+
+// errTooMuch is the fault of a pull request.
+var errTooMuch = fmt.Errorf("the overlays that it concerns render more than %d objects; split it", mostObjects)
 
 // plans renders the concerned overlays and plans them one by one. All are rendered
 // first: what one loses another may have.
@@ -205,6 +214,7 @@ func (run *pullRun) plans(ctx context.Context, box Sandbox, concerned []string, 
 		return built, "", nil
 	}
 	kept, faults := map[string]*planner.Built{}, map[string]string{}
+	objects, weight := 0, 0
 	for _, path := range concerned {
 		if !paths[path] {
 			continue
@@ -217,8 +227,14 @@ func (run *pullRun) plans(ctx context.Context, box Sandbox, concerned []string, 
 			faults[path] = fault
 		}
 		around.Add(path, run.ownerOf(path).Overlay, built)
-		if len(kept) < keepBuilt && built != nil {
-			kept[path] = built
+		if built == nil {
+			continue
+		}
+		if objects += len(built.Objects); objects > mostObjects {
+			return nil, errTooMuch
+		}
+		if w := object.Weight(built.Objects...); len(kept) < keepBuilt && weight+w <= keepBytes {
+			kept[path], weight = built, weight+w
 		}
 	}
 	applier, err := run.applier(run.fleet.Namespace, run.view.serviceAccount)
@@ -232,6 +248,7 @@ func (run *pullRun) plans(ctx context.Context, box Sandbox, concerned []string, 
 		}
 	}
 	all := make([]plan.OverlayPlan, 0, len(concerned))
+	weight = 0
 	for i, path := range concerned {
 		built := kept[path]
 		if built == nil && paths[path] && faults[path] == "" {
@@ -253,22 +270,14 @@ func (run *pullRun) plans(ctx context.Context, box Sandbox, concerned []string, 
 		if err != nil {
 			return nil, err
 		}
-		if i >= keepBuilt {
-			slim(&result.Plan)
+		if w := result.Plan.Weight(); i < keepBuilt && weight+w <= keepBytes {
+			weight += w
+		} else {
+			result.Plan.DropObjects() // it is too far down to be shown with them
 		}
 		all = append(all, plan.OverlayPlan{Path: path, Plan: result.Plan})
 	}
 	return all, nil
-}
-
-// slim drops the objects of a plan that is too far down to be shown with them.
-func slim(p *plan.Plan) {
-	for i := range p.Changes {
-		c := &p.Changes[i]
-		if c.Error == "" && c.Note == "" { // else they are needed to scrub what is said
-			c.Before, c.After = nil, nil
-		}
-	}
 }
 
 func (run *pullRun) ownerOf(path string) apply.Owner {

@@ -96,3 +96,35 @@ func (d Digester) Strings(parts ...string) string {
 	}
 	return hex.EncodeToString(mac.Sum(nil)[:16])
 }
+
+// Weight is about how many bytes of memory objects take; nil takes none.
+func Weight(objects ...*unstructured.Unstructured) int {
+	total := 0
+	for _, u := range objects {
+		if u != nil {
+			total += weigh(u.Object)
+		}
+	}
+	return total
+}
+
+func weigh(value any) int {
+	const each = 16 // the interface; about as much again for what it points to
+	switch v := value.(type) {
+	case string:
+		return 2*each + len(v)
+	case map[string]any:
+		total := 48
+		for key, element := range v {
+			total += 2*each + len(key) + weigh(element)
+		}
+		return total
+	case []any:
+		total := 2 * each
+		for _, element := range v {
+			total += weigh(element)
+		}
+		return total
+	}
+	return 2 * each
+}

@@ -105,3 +105,26 @@ func TestDigester(t *testing.T) {
 		t.Error("digest of bytes")
 	}
 }
+
+// What counts is the order of magnitude, whatever the memory is spent on.
+func TestWeight(t *testing.T) {
+	text := strings.Repeat("x", 100_000)
+	many := "[" + strings.Repeat("1,", 10_000) + "1]"
+	for manifest, least := range map[string]int{
+		"{kind: A}":                          1,
+		"{kind: A, data: " + text + "}":      100_000,
+		"kind: A\n? " + text + "\n: b":       100_000,
+		"{kind: A, data: [" + text + "]}":    100_000,
+		"{kind: A, data: " + many + "}":      100_000,
+		"{kind: A, data: {a: " + many + "}}": 100_000,
+	} {
+		u := parse(t, manifest)
+		got := object.Weight(u)
+		if got < least || got > 10*least+1000 {
+			t.Errorf("%.20s…: %d, want at least %d", manifest, got, least)
+		}
+		if twice := object.Weight(u, nil, u); twice != 2*got {
+			t.Errorf("%.20s…: twice is %d, not %d", manifest, twice, 2*got)
+		}
+	}
+}

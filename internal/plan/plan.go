@@ -117,6 +117,25 @@ func (p Plan) Count(action Action) int {
 	return n
 }
 
+// Weight is about how many bytes of memory the objects of the changes take.
+func (p Plan) Weight() int {
+	total := 0
+	for _, c := range p.Changes {
+		total += object.Weight(c.Before, c.After)
+	}
+	return total
+}
+
+// DropObjects forgets what is live and what it becomes: only actions, errors and notes
+// are shown then.
+func (p *Plan) DropObjects() {
+	for i := range p.Changes {
+		c := &p.Changes[i]
+		c.Error, c.Note = c.message(), c.scrub(c.Note)
+		c.Before, c.After = nil, nil
+	}
+}
+
 // sorted returns the changes in the order of identities.
 func (p Plan) sorted() []Change {
 	changes := slices.Clone(p.Changes)

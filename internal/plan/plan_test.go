@@ -194,3 +194,35 @@ func value(t *testing.T, text string) *unstructured.Unstructured {
 	}
 	return u
 }
+
+// Without its objects a plan says what it said, but for their content, and nothing that
+// was masked.
+func TestDropObjects(t *testing.T) {
+	talos := func(token string) *unstructured.Unstructured {
+		return &unstructured.Unstructured{Object: map[string]any{
+			"apiVersion": "bootstrap.cluster.x-k8s.io/v1alpha3", "kind": "TalosConfig", "metadata": map[string]any{"name": "a"},
+			"spec": map[string]any{"data": token},
+		}}
+	}
+	id := object.IDOf(talos(""))
+	p := plan.Plan{Changes: []plan.Change{
+		{ID: id, Action: plan.Invalid, After: talos("hunter2-new"), Error: `spec.data: Invalid value: "hunter2-new"`},
+		{ID: id, Action: plan.Update, Before: talos("hunter2-old"), After: talos("hunter2-new"), Note: "was hunter2-old"},
+	}}
+	if got := p.Weight(); got < 3*len("hunter2-old") {
+		t.Errorf("weight %d", got)
+	}
+	p.DropObjects()
+	var text bytes.Buffer
+	if err := p.Text(&text, false); err != nil {
+		t.Fatal(err)
+	}
+	want := `! TalosConfig.bootstrap.cluster.x-k8s.io a (invalid)
+    spec.data: Invalid value: "***"
+~ TalosConfig.bootstrap.cluster.x-k8s.io a: was ***
+0 to create, 1 to update, 0 to delete, 1 invalid, 0 unchanged
+`
+	if diff := cmp.Diff(want, text.String()); diff != "" || p.Weight() != 0 {
+		t.Errorf("weight %d, text (-want +got):\n%s", p.Weight(), diff)
+	}
+}
