@@ -135,7 +135,7 @@ func Setup(ctx context.Context, mgr manager.Manager, opts Options) error {
 	if err != nil {
 		return fmt.Errorf("index overlays by Fleet: %w", err)
 	}
-	s := &setup{Options: opts, mgr: mgr, applier: applier, metrics: metrics, queue: &objectQueue{}, syncs: &objectQueue{}, reports: &objectQueue{}, pulls: &lateQueue[pullRequest]{}}
+	s := &setup{Options: opts, mgr: mgr, applier: applier, metrics: metrics, queue: &objectQueue{}, syncs: &objectQueue{}, reports: &objectQueue{}, pulls: &lateQueue[pullRequest]{}, checked: newCheckedPulls()}
 	s.values = &valueCache{metadata: mgr.GetClient(), live: mgr.GetAPIReader()}
 	s.key = &digestKey{reader: mgr.GetAPIReader(), writer: mgr.GetClient(), namespace: opts.Namespace}
 	s.mirrors = &mirrors{
@@ -167,6 +167,7 @@ type setup struct {
 	// those whose forge is to be told something.
 	queue, syncs, reports *objectQueue
 	pulls                 *lateQueue[pullRequest]
+	checked               *checkedPulls
 	// replan has a Fleet's pull requests looked at again.
 	replan func(*v1alpha1.Fleet)
 }
@@ -261,7 +262,7 @@ func (s *setup) pullRequests() error {
 		recorder: s.recorder(),
 		limit:    s.PullTime,
 		jitter:   s.jitter,
-		checked:  newCheckedPulls(),
+		checked:  s.checked,
 		enqueue:  s.pulls.add,
 	}
 	if len(s.Sandbox) == 0 {

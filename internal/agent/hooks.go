@@ -44,6 +44,9 @@ type Hooks struct {
 	sync, again func(fleet types.NamespacedName, after time.Duration)
 	// pull asks for a look at a pull request of a Fleet. It doesn't block.
 	pull func(fleet types.NamespacedName, number int)
+	// checked are the heads of pull requests for which the present state of the branch has
+	// been looked at.
+	checked *checkedPulls
 
 	mu     sync.Mutex
 	fleets map[types.NamespacedName]*hooked
@@ -102,6 +105,7 @@ func (s *setup) hooks() error {
 	h.values = &valueCache{metadata: s.mgr.GetClient(), live: s.mgr.GetAPIReader()}
 	h.sync, h.again = s.syncs.addAfter, queue.addAfter
 	h.fleets, h.running = map[types.NamespacedName]*hooked{}, map[types.NamespacedName]bool{}
+	h.checked = s.checked
 	if len(s.Sandbox) > 0 {
 		h.pull = func(fleet types.NamespacedName, number int) { s.pulls.add(pullRequest{Fleet: fleet, Number: number}) }
 	}
@@ -290,7 +294,8 @@ func (h *Hooks) pointless(fleet types.NamespacedName, k *hooked, e forge.Event) 
 	return ""
 }
 
-// PullRequest implements [web.Hints].
+// PullRequest implements [web.Hints]: it asks for a look at the pull request, unless
+// its commit was looked at already.
 func (h *Hooks) PullRequest(_ context.Context, fleet types.NamespacedName, e forge.Event) (taken bool, why string, err error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -304,6 +309,8 @@ func (h *Hooks) PullRequest(_ context.Context, fleet types.NamespacedName, e for
 		h.want(fleet, k)
 	case h.pull == nil:
 		return false, "pull requests are not looked at", nil
+	case e.Action != "closed" && h.checked.is(pullRequest{Fleet: fleet, Number: e.Number}, e.Head):
+		return false, "the commit was looked at", nil
 	default:
 		h.pull(fleet, e.Number)
 	}

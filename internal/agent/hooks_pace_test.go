@@ -169,6 +169,42 @@ func TestPointless(t *testing.T) {
 	}
 }
 
+// A pull request is looked at when its commit is another one than was looked at last,
+// or it is closed. What is delivered again costs nothing.
+func TestPullHint(t *testing.T) {
+	elected := make(chan struct{})
+	close(elected)
+	looks := 0
+	name := pullRequest{Fleet: testFleet, Number: 7}
+	h := &Hooks{
+		elected: elected, checked: newCheckedPulls(), pull: func(types.NamespacedName, int) { looks++ },
+		fleets: map[types.NamespacedName]*hooked{testFleet: {}},
+	}
+	for _, test := range []struct {
+		name, action, head string
+		before             func()
+		want               bool
+	}{
+		{"opened", "opened", "1", nil, true},
+		{"before it was looked at", "synchronize", "1", nil, true},
+		{"delivered again", "opened", "1", func() { h.checked.done(name, "1") }, false},
+		{"another title", "edited", "1", nil, false},
+		{"another commit", "synchronize", "2", nil, true},
+		{"closed", "closed", "2", func() { h.checked.done(name, "2") }, true},
+		{"opened again", "reopened", "2", func() { h.checked.drop(name) }, true},
+		{"the branch has moved", "synchronize", "2", func() { h.checked.done(name, "2"); h.checked.forget(testFleet) }, true},
+	} {
+		if test.before != nil {
+			test.before()
+		}
+		before := looks
+		taken, why, err := h.PullRequest(t.Context(), testFleet, forge.Event{Kind: forge.PullRequestEvent, Number: 7, Action: test.action, Head: test.head})
+		if err != nil || taken != test.want || taken == (why != "") || taken != (looks > before) {
+			t.Errorf("%s: taken %t, %q, %v, %d looks; want %t", test.name, taken, why, err, looks-before, test.want)
+		}
+	}
+}
+
 // What deliveries of a Fleet are checked with.
 func TestHookOf(t *testing.T) {
 	token := &v1alpha1.LocalReference{Name: "token"}
