@@ -64,7 +64,7 @@ func newReceiver(t *testing.T, w *giteaWorld) *receiver {
 // must be read as one of the events.
 func (r *receiver) expect(t *testing.T, step string, want map[string]forge.Event) {
 	t.Helper()
-	timeout := time.After(20 * time.Second)
+	timeout := time.After(time.Minute)
 	var others []forge.Event // what happened before there was a webhook may come, too
 	for len(want) > 0 {
 		select {
