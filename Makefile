@@ -65,13 +65,15 @@ test-race: assets gitea
 	@hack/test.sh --race-all
 
 .PHONY: bench
-bench: assets bench-devcluster ## Measure renders, a fleet of 500 overlays, and the local management cluster
+bench: assets gitea bench-devcluster ## Measure renders, a fleet of 500 overlays, webhooks, and the local management cluster
 	go test -run '^$$' -bench . -benchmem ./internal/render/
 	CAPSTAN_BENCH=1 go test -count=1 -timeout 60m -v -run TestFleet ./internal/bench/
+	CAPSTAN_BENCH=1 go test -count=1 -timeout 60m -v -run TestForge ./internal/bench/
+	cd dev && CAPSTAN_BENCH=1 go test -count=1 -timeout 60m -v -run TestBenchWebhook .
 
 .PHONY: bench-devcluster
 bench-devcluster: assets ## Measure the local management cluster alone: the sample fleet, and 100 clusters
-	cd dev && CAPSTAN_BENCH=1 go test -count=1 -timeout 60m -v -run TestBench .
+	cd dev && CAPSTAN_BENCH=1 go test -count=1 -timeout 60m -v -run 'TestBench(Fleet|Hundred)' .
 
 .PHONY: generate
 generate: controller-gen ## Write deep copies and CRDs from the types in api/
