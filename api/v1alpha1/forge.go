@@ -114,6 +114,12 @@ type PullRequestsSpec struct {
 // ForgeStatus is what the forge has acknowledged. It is compared with what the
 // forge should know, so a restart goes on where it was.
 type ForgeStatus struct {
+	// Host is the forge, the repository and the prefix of contexts that all this is
+	// about. With another one everything is told anew.
+	//
+	// +optional
+	Host string `json:"host,omitempty"`
+
 	// Tip is the commit of the tracked ref that was observed last.
 	//
 	// +optional

@@ -255,7 +255,7 @@ func (f *fleetBoard) wake(concerned map[string]bool) {
 	if len(f.waiting) == 0 {
 		return
 	}
-	if _, unsettled := f.unsettled(); len(unsettled) > 0 {
+	if !f.settled() {
 		return
 	}
 	for path := range f.waiting {
@@ -370,9 +370,9 @@ func (b *board) rendered(fleet types.NamespacedName, path string, r *rendering, 
 	}
 	f.store(path, r)
 	f.wake(touched)
-	_, unsettled := f.unsettled()
+	settled := f.settled()
 	b.mu.Unlock()
-	if len(unsettled) == 0 && b.settled != nil {
+	if settled && b.settled != nil {
 		b.settled(fleet)
 	}
 	for other := range touched {
@@ -423,6 +423,16 @@ func (b *board) await(fleet types.NamespacedName, path string) {
 	if f := b.fleets[fleet]; f != nil {
 		f.waiting[path] = true
 	}
+}
+
+// settled reports whether all overlays are rendered at the present view, or fail to.
+func (f *fleetBoard) settled() bool {
+	for path := range f.view.paths {
+		if r := f.renderings[path]; r == nil || r.sequence != f.view.sequence {
+			return false
+		}
+	}
+	return true
 }
 
 // unsettled lists the overlays that fail at the present view, and those that are

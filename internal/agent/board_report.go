@@ -68,8 +68,7 @@ func (b *board) outlook(fleet types.NamespacedName) outlook {
 		return o
 	}
 	o.paths = f.view.paths
-	_, unsettled := f.unsettled()
-	o.rendered = len(unsettled) == 0 && f.view.revision.Hash == f.tip && f.problem == ""
+	o.rendered = f.settled() && f.view.revision.Hash == f.tip && f.problem == ""
 	for path, r := range f.renderings {
 		if r != nil && r.desired != "" {
 			o.desired[planner.OverlayName(fleet.Name, path)] = r.desired
@@ -87,6 +86,5 @@ func (b *board) allRendered(fleet types.NamespacedName, v *view) bool {
 	if f == nil || f.view != v {
 		return false
 	}
-	_, unsettled := f.unsettled()
-	return len(unsettled) == 0
+	return f.settled()
 }

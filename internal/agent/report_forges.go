@@ -12,6 +12,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"capstan.dev/capstan/api/v1alpha1"
+	"capstan.dev/capstan/internal/commitstatus"
 	"capstan.dev/capstan/internal/forge"
 )
 
@@ -79,6 +80,19 @@ func (f *forges) drop(fleet types.NamespacedName) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	delete(f.held, fleet)
+}
+
+// hostOf names what a Fleet's statuses are posted to; "" if that can't be made out.
+func hostOf(fleet *v1alpha1.Fleet) string {
+	if fleet.Spec.Forge == nil {
+		return ""
+	}
+	kind, url, owner, repository, err := whereabouts(fleet)
+	if err != nil {
+		return ""
+	}
+	aggregate, _ := commitstatus.Contexts(fleet)
+	return fmt.Sprintf("%s %s %s/%s %s", kind, url, owner, repository, aggregate)
 }
 
 // whereabouts is where a Fleet's repository is hosted: as its forge says, or else as

@@ -96,7 +96,7 @@ func (r *reportReconciler) decide(ctx context.Context, fleet *v1alpha1.Fleet) (c
 	name := client.ObjectKeyFromObject(fleet)
 	known := r.board.outlook(name)
 	return commitstatus.Decide(commitstatus.Input{
-		Fleet: fleet, Overlays: overlays.Items,
+		Fleet: fleet, Host: hostOf(fleet), Overlays: overlays.Items,
 		Tip: known.tip, Problem: known.problem, Total: len(known.paths),
 		Settled: known.settled(fleet.Name, overlays.Items), Desired: known.desired,
 		Now: r.clock.Now(),
@@ -115,14 +115,16 @@ func (r *reportReconciler) post(ctx context.Context, fleet *v1alpha1.Fleet, deci
 	}
 	tip, _ := decision.Record()
 	var refused []error
+	heard := false // the forge has taken something: it knows us and the repository
 	for _, p := range append([]commitstatus.Post(nil), decision.Posts...) {
 		err := host.SetStatus(ctx, forge.Status{
 			Commit: p.Commit, Context: p.Context, State: forge.State(p.State), Description: p.Description, TargetURL: p.URL,
 		})
 		switch kind := forge.KindOf(err); {
 		case err == nil:
+			heard = true
 			decision.Acknowledge(p, r.clock.Now())
-		case p.Commit != tip && (kind == forge.NotFound || kind == forge.Invalid):
+		case heard && p.Commit != tip && (kind == forge.NotFound || kind == forge.Invalid):
 			decision.Abandon(p.Commit) // pushed away by force, and collected since
 		case kind == forge.Invalid:
 			refused = append(refused, err) // the others may do
@@ -164,6 +166,9 @@ func (r *reportReconciler) record(ctx context.Context, known *v1alpha1.Fleet, de
 		}
 		if f.Status.Forge == nil {
 			f.Status.Forge = &v1alpha1.ForgeStatus{}
+		}
+		if host := hostOf(f); f.Status.Forge.Host != host {
+			f.Status.Forge.Host, f.Status.Forge.PullRequests = host, nil
 		}
 		f.Status.Forge.Tip, f.Status.Forge.Commits = tip, commits
 		for _, c := range conditions {

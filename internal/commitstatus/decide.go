@@ -49,6 +49,9 @@ const (
 type Input struct {
 	// Fleet with the status that says what the forge has.
 	Fleet *v1alpha1.Fleet
+	// Host is the forge and repository to be told. What is on record of another one
+	// doesn't count.
+	Host string
 	// Overlays of the Fleet, as recorded last.
 	Overlays []v1alpha1.ClusterOverlay
 	// Tip is the commit of the tracked ref that was observed last; "" if Git has not
@@ -100,8 +103,8 @@ type Decision struct {
 // Decide compares what the forge should have with what it has.
 func Decide(in Input) Decision {
 	d := Decision{closed: map[string]bool{}}
-	if in.Fleet.Status.Forge != nil {
-		d.record = *in.Fleet.Status.Forge.DeepCopy()
+	if had := in.Fleet.Status.Forge; had != nil && (had.Host == in.Host || had.Host == "") {
+		d.record = *had.DeepCopy()
 	}
 	if in.Tip == "" {
 		return d

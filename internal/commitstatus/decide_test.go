@@ -312,6 +312,23 @@ func TestNothingTwice(t *testing.T) {
 	}
 }
 
+// Another forge, repository or prefix knows nothing yet.
+func TestAnotherHost(t *testing.T) {
+	in := commitstatus.Input{Host: "one", Fleet: fleet(nil), Tip: one, Settled: true, Now: now, Overlays: []v1alpha1.ClusterOverlay{overlay("a", one, applied)}}
+	d := commitstatus.Decide(in)
+	posts := len(d.Posts)
+	status := acknowledge(&d, now)
+	status.Host = "one"
+	in.Fleet = fleet(status)
+	if again := commitstatus.Decide(in); len(again.Posts) > 0 {
+		t.Errorf("the same host is told again: %v", again.Posts)
+	}
+	in.Host = "two"
+	if again := commitstatus.Decide(in); len(again.Posts) != posts || posts == 0 {
+		t.Errorf("another host is told %v", again.Posts)
+	}
+}
+
 // A text alone waits, a transition doesn't; after many posts a text is not worth one.
 func TestTexts(t *testing.T) {
 	a, b := overlay("a", one), overlay("b", one)
