@@ -135,7 +135,7 @@ func (c CommentInput) notes(n int) string {
 func byImportance(overlays []OverlayPlan) []OverlayPlan {
 	rank := func(o OverlayPlan) int {
 		switch {
-		case len(o.problems()) > 0:
+		case o.hasProblems():
 			return 0
 		case o.Plan.HasChanges() || len(o.Consequences) > 0:
 			return 1
@@ -149,26 +149,42 @@ func byImportance(overlays []OverlayPlan) []OverlayPlan {
 	return sorted
 }
 
-// problems are the errors of an overlay, each in one line, masked.
-func (o OverlayPlan) problems() []string {
-	var all []string
+// hasProblems reports whether there are problems, which costs less than to word them.
+func (o OverlayPlan) hasProblems() bool { return o.Err != "" || o.Plan.HasErrors() }
+
+// problems returns the first error of an overlay, in one line, masked, and how many
+// there are: a comment has no room for more, and there can be very many.
+func (o OverlayPlan) problems() (first string, n int) {
 	if o.Err != "" {
-		all = append(all, oneLine(object.Scrub(o.Err, o.Plan.Secrets)))
+		return oneLine(object.Scrub(o.Err, o.Plan.Secrets)), 1
 	}
-	for _, c := range o.Plan.sorted() {
-		if c.Error != "" || c.Action == Invalid || c.Action == Conflict {
-			text := c.ID.String() + ": " + cmp.Or(c.message(), wordsOf(c.Action))
-			all = append(all, oneLine(object.Scrub(text, o.Plan.Secrets)))
+	var c Change
+	for _, other := range o.Plan.Changes {
+		if !other.isProblem() {
+			continue
+		}
+		if n++; n == 1 || object.Compare(other.ID, c.ID) < 0 {
+			c = other
 		}
 	}
-	return all
+	if n == 0 {
+		return "", 0
+	}
+	text := c.ID.String() + ": " + cmp.Or(c.message(), wordsOf(c.Action))
+	return oneLine(object.Scrub(text, o.Plan.Secrets)), n
 }
 
 // tableOf is the table with the first n overlays.
 func tableOf(overlays []OverlayPlan, n int) string {
 	machines := slices.ContainsFunc(overlays, func(o OverlayPlan) bool { return len(o.Consequences) > 0 })
-	columns := []string{"Overlay", "Create", "Update", "Delete", "After approval", "Problems"}
-	align := []string{"---", "--:", "--:", "--:", "--:", "---"}
+	columns := []string{"Overlay", "Create", "Update", "Delete", "After approval"}
+	align := []string{"---", "--:", "--:", "--:", "--:"}
+	counted := []Action{Create, Update, Delete, PendingDeletion}
+	// A new cluster in a Namespace of its own: all in it can be checked only later.
+	if slices.ContainsFunc(overlays, func(o OverlayPlan) bool { return o.Plan.Count(NotChecked) > 0 }) {
+		columns, align, counted = append(columns, "Not checked"), append(align, "--:"), append(counted, NotChecked)
+	}
+	columns, align = append(columns, "Problems"), append(align, "---")
 	if machines {
 		columns, align = append(columns, "Machines"), append(align, "---")
 	}
@@ -179,16 +195,17 @@ func tableOf(overlays []OverlayPlan, n int) string {
 	row(align)
 	for _, o := range overlays[:n] {
 		cells := []string{code(o.Path, mostName)}
-		for _, action := range []Action{Create, Update, Delete, PendingDeletion} {
+		for _, action := range counted {
 			if o.Err != "" {
 				cells = append(cells, "?")
 			} else {
 				cells = append(cells, fmt.Sprint(o.Plan.Count(action)))
 			}
 		}
-		cells = append(cells, firstOf(o.problems()))
+		cells = append(cells, cell(o.problems()))
 		if machines {
-			cells = append(cells, firstOf(scrubAll(o.Consequences, o)))
+			first := slices.Concat(o.Consequences, []string{""})[0]
+			cells = append(cells, cell(object.Scrub(first, o.Plan.Secrets), len(o.Consequences)))
 		}
 		row(cells)
 	}
@@ -200,15 +217,15 @@ func tableOf(overlays []OverlayPlan, n int) string {
 	return b.String()
 }
 
-// firstOf is the first text for a cell, and how many there are besides.
-func firstOf(texts []string) string {
-	switch len(texts) {
+// cell shows the first of n texts, and how many there are besides.
+func cell(first string, n int) string {
+	switch n {
 	case 0:
 		return ""
 	case 1:
-		return code(texts[0], mostCell)
+		return code(first, mostCell)
 	}
-	return fmt.Sprintf("%s and %d more", code(texts[0], mostCell), len(texts)-1)
+	return fmt.Sprintf("%s and %d more", code(first, mostCell), n-1)
 }
 
 func scrubAll(texts []string, o OverlayPlan) []string {
@@ -224,18 +241,23 @@ func counts(overlays []OverlayPlan) string {
 	if len(overlays) == 0 {
 		return "no cluster affected"
 	}
-	var all Plan
+	count := map[Action]int{}
 	failed := 0
 	for _, o := range overlays {
-		all.Changes = append(all.Changes, o.Plan.Changes...)
-		if len(o.problems()) > 0 {
+		for _, c := range o.Plan.Changes {
+			count[c.Action]++
+		}
+		if o.hasProblems() {
 			failed++
 		}
 	}
 	text := fmt.Sprintf("%s: %d to create, %d to update, %d to delete", plural(len(overlays), "overlay"),
-		all.Count(Create), all.Count(Update), all.Count(Delete))
-	if n := all.Count(PendingDeletion); n > 0 {
+		count[Create], count[Update], count[Delete])
+	if n := count[PendingDeletion]; n > 0 {
 		text += fmt.Sprintf(", %d to delete after approval", n)
+	}
+	if n := count[NotChecked]; n > 0 {
+		text += fmt.Sprintf(", %d not checked", n)
 	}
 	if failed > 0 {
 		text += fmt.Sprintf("; %s with problems", plural(failed, "overlay"))
@@ -256,8 +278,8 @@ func Verdict(overlays []OverlayPlan) (ok bool, description string) {
 	const most = 140
 	sorted := byImportance(overlays)
 	if len(sorted) > 0 {
-		if problems := sorted[0].problems(); len(problems) > 0 {
-			return false, clip(harmless(sorted[0].Path+": "+problems[0]), most)
+		if first, n := sorted[0].problems(); n > 0 {
+			return false, clip(harmless(sorted[0].Path+": "+first), most)
 		}
 	}
 	return true, clip(counts(overlays), most)

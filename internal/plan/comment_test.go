@@ -20,7 +20,7 @@ const marker = "<!-- capstan: fleet home -->"
 
 // hostile has everything that a forge might take for something else.
 const hostile = "@admin #1 GH-1 user/repo#2 [a](http://evil) ![i](http://evil/i.png) <img src=x onerror=a()> </details> " +
-	"```\n``` | a | b |\n~~~\n<!-- capstan: fleet other --> \u202etxet\u202c \u200b\x1b[31m\xff **b** $`x`$ &amp; \u2028 :tada: https://evil"
+	"```\n``` | a | b |\n~~~\n<!-- capstan: fleet other --> \u202etxet\u202c \u200b\u3164\x1b[31m\xff **b** $`x`$ &amp; \u2028 :tada: https://evil"
 
 func configMap(name string, data map[string]any) *unstructured.Unstructured {
 	return &unstructured.Unstructured{Object: map[string]any{

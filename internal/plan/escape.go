@@ -19,7 +19,8 @@ func harmless(text string) string {
 		switch {
 		case r == '\t':
 			return ' '
-		case unicode.In(r, unicode.Cc, unicode.Cf, unicode.Zl, unicode.Zp, unicode.Co), unicode.Is(unicode.Variation_Selector, r):
+		case unicode.In(r, unicode.Cc, unicode.Cf, unicode.Zl, unicode.Zp, unicode.Co), unicode.Is(unicode.Variation_Selector, r),
+			unicode.Is(unicode.Other_Default_Ignorable_Code_Point, r):
 			return '·'
 		}
 		return r

@@ -33,10 +33,15 @@ func (p Plan) diff() ([]string, error) {
 			return nil, err
 		}
 	}
-	for i, line := range d.lines {
-		d.lines[i] = strings.TrimRight(harmless(object.Scrub(line, p.Secrets)), " ")
+	if len(d.lines) == 0 {
+		return nil, nil
 	}
-	return d.lines, nil
+	// At once: there can be very many lines.
+	lines := strings.Split(object.Scrub(strings.Join(d.lines, "\n"), p.Secrets), "\n")
+	for i, line := range lines {
+		lines[i] = strings.TrimRight(harmless(line), " ")
+	}
+	return lines, nil
 }
 
 // diffLines are the lines of a diff, each behind its sign.

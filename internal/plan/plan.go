@@ -101,10 +101,10 @@ func (p Plan) HasChanges() bool {
 
 // HasErrors tells whether the API server refuses anything.
 func (p Plan) HasErrors() bool {
-	return slices.ContainsFunc(p.Changes, func(c Change) bool {
-		return c.Error != "" || c.Action == Invalid || c.Action == Conflict
-	})
+	return slices.ContainsFunc(p.Changes, Change.isProblem)
 }
+
+func (c Change) isProblem() bool { return c.Error != "" || c.Action == Invalid || c.Action == Conflict }
 
 // Count is how many objects have an action.
 func (p Plan) Count(action Action) int {
