@@ -310,13 +310,15 @@ func TestKilledWhileTelling(t *testing.T) {
 				want = "other"
 			}
 			h.untilComment(number, want)
-			h.untilPulls(number)
+			h.eventually("it is on record", func() string {
+				if known := h.knownPulls()[number]; known.Head != head || known.Comment == 0 {
+					return toJSON(known)
+				}
+				return ""
+			})
 			h.untilComment(number, want) // one, still
 			if got := h.untilPlanned(head, "success: "); !strings.Contains(got, "1 to update") {
 				t.Errorf("status %q", got)
-			}
-			if known := h.knownPulls()[number]; known.Head != head || known.Comment == 0 {
-				t.Errorf("known is %+v", known)
 			}
 		})
 	}
@@ -414,4 +416,38 @@ func TestPullRequestTime(t *testing.T) {
 	h.untilPlanned(one, "success: 1 overlay")
 	h.untilComment(number, "change-one")
 	h.untilComment(second, "change-two")
+}
+
+// A forge that takes no comments is told the plan by the status, once, and comments when
+// it takes them again.
+func TestCommentsRefused(t *testing.T) {
+	h := newHost(t, giteatest.ForTest(t))
+	p := newProxy(h)
+	first := h.commit(simple("a", "one"))
+	h.publish()
+	h.fleet(p.through)
+	h.start(withSandbox)
+	h.untilApplied(revision(first), "clusters/a")
+	p.answers(func(call string, w http.ResponseWriter) bool {
+		refused := strings.Contains(call, "/comments")
+		if refused {
+			http.Error(w, `{"message":"token does not have at least one of required scope(s): [write:issue]"}`, http.StatusForbidden)
+		}
+		return refused
+	})
+	head, number := h.proposal("change", simple("a", "two"))
+	h.untilPlanned(head, "success: 1 overlay")
+	before := p.noted()
+	h.untilEvent("PullRequestNotPlanned", "write:issue")
+	h.eventually("it is tried again", func() string {
+		if n := count(p.since(before), "GET /issues/N/comments"); n < 3 {
+			return fmt.Sprint(n)
+		}
+		return ""
+	})
+	if posted := count(p.since(before), "POST /statuses/ID"); posted > 0 {
+		t.Errorf("the status was posted %d times more", posted)
+	}
+	p.answers(nil)
+	h.untilComment(number, "two")
 }

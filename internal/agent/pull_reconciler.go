@@ -191,10 +191,12 @@ type checkedPulls struct {
 	errors map[pullRequest]string
 	// waits counts how often one was put off.
 	waits map[pullRequest]int
+	// statuses are those that were posted last, as long as the comment lacks.
+	statuses map[pullRequest]string
 }
 
 func newCheckedPulls() *checkedPulls {
-	return &checkedPulls{heads: map[pullRequest]string{}, errors: map[pullRequest]string{}, waits: map[pullRequest]int{}}
+	return &checkedPulls{heads: map[pullRequest]string{}, errors: map[pullRequest]string{}, waits: map[pullRequest]int{}, statuses: map[pullRequest]string{}}
 }
 
 // is reports whether a head was looked at.
@@ -210,6 +212,7 @@ func (c *checkedPulls) done(pull pullRequest, head string) {
 	c.heads[pull] = head
 	delete(c.errors, pull)
 	delete(c.waits, pull)
+	delete(c.statuses, pull)
 }
 
 // listed notes that the list could be read.
@@ -217,6 +220,20 @@ func (c *checkedPulls) listed(list pullRequest) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	delete(c.errors, list)
+}
+
+// hasStatus reports whether a status is the last that was posted, although the comment
+// was not.
+func (c *checkedPulls) hasStatus(pull pullRequest, what string) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.statuses[pull] == what
+}
+
+func (c *checkedPulls) gotStatus(pull pullRequest, what string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.statuses[pull] = what
 }
 
 // patient reports whether one may be put off once more.
@@ -234,6 +251,7 @@ func (c *checkedPulls) drop(pull pullRequest) {
 	delete(c.heads, pull)
 	delete(c.errors, pull)
 	delete(c.waits, pull)
+	delete(c.statuses, pull)
 }
 
 // forget forgets all of a Fleet.
@@ -244,6 +262,7 @@ func (c *checkedPulls) forget(fleet types.NamespacedName) {
 	maps.DeleteFunc(c.heads, func(pull pullRequest, _ string) bool { return of(pull) })
 	maps.DeleteFunc(c.errors, func(pull pullRequest, _ string) bool { return of(pull) })
 	maps.DeleteFunc(c.waits, func(pull pullRequest, _ int) bool { return of(pull) })
+	maps.DeleteFunc(c.statuses, func(pull pullRequest, _ string) bool { return of(pull) })
 }
 
 // news reports whether an error is another one than the last.

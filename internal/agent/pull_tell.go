@@ -34,11 +34,15 @@ func tellPullStep(ctx context.Context, run *pullRun) error {
 			return nil
 		}
 	}
-	if err := run.forge.SetStatus(ctx, forge.Status{
-		Commit: run.pull.Head, Context: planContext(run.fleet), State: run.verdict.state,
-		Description: run.verdict.description, TargetURL: run.pages.URL(run.name.Fleet, ""),
-	}); err != nil {
-		return err
+	// If it can't be commented on, all is tried again, but for this.
+	if what := said.Head + " " + said.Digest; !run.checked.hasStatus(run.name, what) {
+		if err := run.forge.SetStatus(ctx, forge.Status{
+			Commit: run.pull.Head, Context: planContext(run.fleet), State: run.verdict.state,
+			Description: run.verdict.description, TargetURL: run.pages.URL(run.name.Fleet, ""),
+		}); err != nil {
+			return err
+		}
+		run.checked.gotStatus(run.name, what)
 	}
 	var err error
 	if said.Comment, err = run.say(ctx, said.Comment); err != nil {
