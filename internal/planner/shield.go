@@ -4,8 +4,10 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"reflect"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -25,6 +27,9 @@ const (
 	minValue = 4
 	// minQuoted is the same for what a live object holds, secret or not.
 	minQuoted = 8
+	// maxRestored is the most that an object may have, in bytes, once placeholders are
+	// replaced. An API server takes less.
+	maxRestored = 4 << 20
 )
 
 // shield keeps the values of Secrets, and what else is live, from a stranger. A
@@ -37,6 +42,8 @@ type shield struct {
 	// restorer puts values in place of placeholders; cleaner does the opposite, in
 	// texts that come from the cluster, and leaves short values.
 	restorer, cleaner *strings.Replacer
+	// placeholder matches a placeholder.
+	placeholder *regexp.Regexp
 	// same maps placeholders to the first that stands for the same value.
 	same *strings.Replacer
 	// secrets are the values in the form of a Secret.
@@ -49,11 +56,13 @@ func newShield(in Input) *shield {
 	names := slices.SortedFunc(maps.Keys(in.Placeholders), func(a, b string) int {
 		return cmp.Or(cmp.Compare(len(in.Placeholders[b]), len(in.Placeholders[a])), cmp.Compare(a, b))
 	})
+	var patterns []string
 	first := map[string]string{}
 	var restore, clean, same []string
 	for _, name := range names {
 		value := in.Placeholders[name]
 		restore = append(restore, name, value)
+		patterns = append(patterns, regexp.QuoteMeta(name))
 		if first[value] == "" {
 			first[value] = name
 			if len(value) >= minValue {
@@ -63,6 +72,7 @@ func newShield(in Input) *shield {
 		same = append(same, name, first[value])
 	}
 	s.restorer, s.cleaner, s.same = strings.NewReplacer(restore...), strings.NewReplacer(clean...), strings.NewReplacer(same...)
+	s.placeholder = regexp.MustCompile(strings.Join(patterns, "|"))
 	return s
 }
 
@@ -138,20 +148,73 @@ func (s *shield) desired(desired []inventory.Desired) []inventory.Desired {
 	restored := slices.Clone(desired)
 	for i := range restored {
 		ref := &restored[i].Ref
-		ref.Namespace, ref.Name = s.restorer.Replace(ref.Namespace), s.restorer.Replace(ref.Name)
+		if !s.tooLong(ref.Namespace, ref.Name) { // else there is no such object
+			ref.Namespace, ref.Name = s.restorer.Replace(ref.Namespace), s.restorer.Replace(ref.Name)
+		}
 	}
 	return restored
 }
 
 // holdsValue reports whether a stranger's manifest spells out a secret value.
-func (s *shield) holdsValue(v any) bool {
-	found := false
-	for _, text := range leaves(v, true) {
-		for _, value := range s.values {
-			found = found || len(value) >= minValue && strings.Contains(text, value)
+func (s *shield) holdsValue(v any) bool { return slices.ContainsFunc(leaves(v, true), s.guesses) }
+
+// guesses reports whether a stranger's text spells out a secret value, or would once
+// its placeholders are replaced: a value can be written around one that is empty or
+// short. A value that comes from one placeholder as a whole is no guess.
+func (s *shield) guesses(text string) bool {
+	whole := text
+	var own [][2]int // where values of placeholders are, sorted
+	if s.holdsPlaceholder(text) {
+		var restored strings.Builder
+		done := 0
+		for _, at := range s.placeholder.FindAllStringIndex(text, -1) {
+			restored.WriteString(text[done:at[0]])
+			value := s.values[text[at[0]:at[1]]]
+			own = append(own, [2]int{restored.Len(), restored.Len() + len(value)})
+			restored.WriteString(value)
+			done = at[1]
+		}
+		restored.WriteString(text[done:])
+		whole = restored.String()
+	}
+	isOwn := func(from, to int) bool {
+		i, _ := slices.BinarySearchFunc(own, from+1, func(o [2]int, from int) int { return cmp.Compare(o[0], from) })
+		return i > 0 && to <= own[i-1][1]
+	}
+	for _, value := range s.values {
+		for from := 0; len(value) >= minValue; from++ {
+			i := strings.Index(whole[from:], value)
+			if i < 0 {
+				break
+			}
+			if from += i; !isOwn(from, from+len(value)) {
+				return true
+			}
 		}
 	}
-	return found
+	return false
+}
+
+// tooLong reports whether texts get longer than any object can be when their
+// placeholders are replaced: a few bytes of a stranger's stand for a whole certificate.
+func (s *shield) tooLong(texts ...string) bool {
+	left := room(maxRestored)
+	for _, text := range texts {
+		if _, err := s.restorer.WriteString(&left, text); err != nil {
+			return true
+		}
+	}
+	return false
+}
+
+// room counts what is written, and fails when it is full.
+type room int
+
+func (r *room) Write(text []byte) (int, error) {
+	if *r -= room(len(text)); *r < 0 {
+		return 0, io.ErrShortWrite
+	}
+	return len(text), nil
 }
 
 // clean takes secret values out of a text that comes from the cluster.
@@ -207,9 +270,10 @@ func (s *shield) cleanOther(v, said any) any {
 		return cleaned
 	case []any:
 		list, _ := said.([]any)
+		counterpart := counterparts(list)
 		cleaned := make([]any, 0, len(v))
 		for i, child := range v {
-			cleaned = append(cleaned, s.cleanOther(child, counterpart(list, i, child)))
+			cleaned = append(cleaned, s.cleanOther(child, counterpart(i, child)))
 		}
 		return cleaned
 	}
@@ -231,7 +295,7 @@ func (s *shield) live(live, after *unstructured.Unstructured) *unstructured.Unst
 // cleanLive cleans a value. Where it is what a placeholder in its counterpart stands
 // for it becomes that, so that the two don't differ.
 func (s *shield) cleanLive(v, after any) any {
-	if text, ok := after.(string); ok && s.holdsPlaceholder(text) && s.restorer.Replace(text) == fmt.Sprint(v) {
+	if text, ok := after.(string); ok && s.holdsPlaceholder(text) && !s.tooLong(text) && !s.guesses(text) && s.restorer.Replace(text) == fmt.Sprint(v) {
 		return text
 	}
 	switch v := v.(type) {
@@ -246,9 +310,10 @@ func (s *shield) cleanLive(v, after any) any {
 		return cleaned
 	case []any:
 		list, _ := after.([]any)
+		counterpart := counterparts(list)
 		cleaned := make([]any, 0, len(v))
 		for i, child := range v {
-			cleaned = append(cleaned, s.cleanLive(child, counterpart(list, i, child)))
+			cleaned = append(cleaned, s.cleanLive(child, counterpart(i, child)))
 		}
 		return cleaned
 	}
@@ -263,22 +328,26 @@ func (s *shield) number(v any) any {
 	return v
 }
 
-// counterpart finds the element of a list that stands for one of another: by name,
-// or at the same place.
-func counterpart(list []any, i int, element any) any {
-	m, _ := element.(map[string]any)
-	if name, _ := m["name"].(string); name != "" {
-		for _, other := range list {
-			if o, _ := other.(map[string]any); o["name"] == name {
-				return other
-			}
+// counterparts finds elements of a list that stand for those of another: by name, or
+// at the same place.
+func counterparts(list []any) func(i int, element any) any {
+	named := map[string]any{}
+	for _, element := range slices.Backward(list) { // of several the first counts
+		m, _ := element.(map[string]any)
+		if name, _ := m["name"].(string); name != "" {
+			named[name] = element
+		}
+	}
+	return func(i int, element any) any {
+		m, _ := element.(map[string]any)
+		if name, _ := m["name"].(string); name != "" {
+			return named[name]
+		}
+		if i < len(list) {
+			return list[i]
 		}
 		return nil
 	}
-	if i < len(list) {
-		return list[i]
-	}
-	return nil
 }
 
 // quoting takes out of a text what it can have only from the live object: secret

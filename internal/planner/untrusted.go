@@ -144,7 +144,7 @@ func (p *planning) known(built *Built) (changes []plan.Change, send []*unstructu
 // digest is that of an object as it is recorded after a merge. With a secret value
 // in plain text it would say whether the stranger has guessed that: no digest then.
 func (p *planning) digest(u *unstructured.Unstructured, id object.ID, recorded []v1alpha1.InventoryEntry) (string, error) {
-	if p.shield.holdsValue(u.Object) {
+	if p.shield.tooLong(leaves(u.Object, true)...) || p.shield.holdsValue(u.Object) {
 		return "none", nil
 	}
 	digests, err := p.shield.digests(p.Digester, u)

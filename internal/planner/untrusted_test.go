@@ -3,6 +3,7 @@ package planner_test
 import (
 	"context"
 	"errors"
+	"maps"
 	"slices"
 	"strings"
 	"testing"
@@ -123,6 +124,36 @@ func TestUntrustedGuesses(t *testing.T) {
 	}
 	if !strings.Contains(wrong, "GUESS") {
 		t.Error(wrong)
+	}
+}
+
+// A guess may be written around a placeholder of nothing, too.
+func TestUntrustedGuessesInParts(t *testing.T) {
+	b := newBed(t)
+	plain := `{apiVersion: v1, kind: ConfigMap, metadata: {name: plain, namespace: NS}, data: {a: "${TOKEN}"}}`
+	overlay := b.merged("clusters/a", docs(settings, secret, plain))
+	attempt := func(guess string) string {
+		in := b.input("clusters/a", "", overlay)
+		in.Placeholders = maps.Clone(in.Placeholders)
+		in.Placeholders["@p-none@"], in.Substitution.Values["NONE"] = "", "@p-none@"
+		parts := guess[:9] + "${NONE}" + guess[9:]
+		in.Gone, in.Tree = false, b.treeOf("clusters/a", docs(strings.ReplaceAll(settings, "${PASSWORD}", parts),
+			strings.ReplaceAll(secret, "${PASSWORD}", parts), strings.ReplaceAll(plain, "${TOKEN}", parts)))
+		result, err := planner.Plan(t.Context(), b.applier, in)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var text strings.Builder
+		if err := result.Plan.Text(&text, false); err != nil {
+			t.Fatal(err)
+		}
+		return strings.NewReplacer(guess[:9], "GUESS", guess[9:], "").Replace(text.String())
+	}
+	wrong := attempt("notary-password")
+	for _, guess := range []string{variables["PASSWORD"], variables["TOKEN"]} {
+		if diff := cmp.Diff(wrong, attempt(guess)); diff != "" {
+			t.Errorf("a right guess makes a difference:\n%s", diff)
+		}
 	}
 }
 
