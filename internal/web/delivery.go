@@ -124,10 +124,7 @@ func (d *delivery) read() ([]byte, *answer) {
 	// The deadline is the connection's, so it is in real time. A recorder has none.
 	connection := http.NewResponseController(d.w)
 	_ = connection.SetReadDeadline(clock.RealClock{}.Now().Add(d.ReadTimeout))
-	var body bytes.Buffer
-	if d.r.ContentLength > 0 {
-		body.Grow(int(d.r.ContentLength) + bytes.MinRead)
-	}
+	var body bytes.Buffer // grows with what comes, and not with what a stranger announces
 	_, err := io.Copy(&body, http.MaxBytesReader(d.w, d.r.Body, d.BodyBytes))
 	var tooMuch *http.MaxBytesError
 	switch {
