@@ -176,7 +176,7 @@ func (d *Decision) hold(now time.Time) {
 		if had == nil || had.State != string(p.State) {
 			return false
 		}
-		wait := textPause - now.Sub(had.Time.Time)
+		wait := pauseOf(d.entry(p.Commit)) - now.Sub(had.Time.Time)
 		if wait <= 0 {
 			return false
 		}
@@ -185,6 +185,17 @@ func (d *Decision) hold(now time.Time) {
 		}
 		return true
 	})
+}
+
+// pauseOf is the least time between two texts of a commit. It doubles where all is said
+// in one status: a commit that touches a thousand overlays is told of a few times, however
+// long it takes.
+func pauseOf(entry *v1alpha1.ReportedCommit) time.Duration {
+	if len(entry.Statuses) > 1 {
+		return textPause
+	}
+	const most = 5
+	return textPause << min(max(entry.Posts-1, 0), most)
 }
 
 func (d *Decision) entry(hash string) *v1alpha1.ReportedCommit {

@@ -348,6 +348,10 @@ func TestTexts(t *testing.T) {
 	if d := commitstatus.Decide(in); len(d.Posts) != 1 || d.Posts[0].State != commitstatus.Pending {
 		t.Errorf("late enough: posts %v", d.Posts)
 	}
+	in.Fleet.Status.Forge.Commits[0].Posts = 3
+	if d := commitstatus.Decide(in); len(d.Posts) != 0 || d.After != 89*time.Second {
+		t.Errorf("the fourth text: posts %v, after %s", d.Posts, d.After)
+	}
 	in.Fleet.Status.Forge.Commits[0].Posts = 50
 	if d := commitstatus.Decide(in); len(d.Posts) != 0 || d.After != 0 {
 		t.Errorf("enough texts: posts %v, after %s", d.Posts, d.After)
