@@ -56,7 +56,7 @@ func (e *notServedError) Error() string {
 type nameError struct{}
 
 func (e *nameError) Error() string {
-	return "its name or namespace can't be part of a path: it is empty, . or .., or holds a slash, a percent sign or a blank"
+	return "its name or namespace can't be part of a path: it is empty, . or .., or holds a slash or a percent sign"
 }
 
 // refuse makes an Error that no request returned.

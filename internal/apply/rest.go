@@ -8,6 +8,7 @@ import (
 	"net/http"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	namecontent "k8s.io/apimachinery/pkg/api/validate/content"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/types"
@@ -193,9 +194,10 @@ func (a *Applier) do(ctx context.Context, r *rest.Request) (body []byte, code in
 }
 
 // checkNames refuses names that would lead a request somewhere else: to another
-// object, to a subresource, or through the API server to a pod.
+// object, to a subresource, or through the API server to a pod. All else that is wrong
+// with a name the API server says better.
 func checkNames(id object.ID) error {
-	if id.Name == "" || !validName(id.Name) || !validName(id.Namespace) {
+	if id.Name == "" || len(namecontent.IsPathSegmentName(id.Name))+len(namecontent.IsPathSegmentName(id.Namespace)) > 0 {
 		return &nameError{}
 	}
 	return nil
