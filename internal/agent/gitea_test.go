@@ -16,7 +16,6 @@ import (
 	"testing"
 
 	"github.com/prometheus/client_golang/prometheus"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"capstan.dev/capstan/api/v1alpha1"
 	"capstan.dev/capstan/internal/agent"
@@ -286,8 +285,3 @@ func (b *bodies) dryRuns() []string {
 
 // withSandbox are the options of an agent that plans pull requests.
 func withSandbox(o *agent.Options) { o.Sandbox = sandboxCommand() }
-
-// often is a Fleet whose pull requests are listed as often as can be.
-func often(f *v1alpha1.Fleet) {
-	f.Spec.Forge.PullRequests.Interval = metav1.Duration{Duration: 10e9}
-}

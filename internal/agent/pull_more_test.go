@@ -203,7 +203,7 @@ func TestPullRequestsPolled(t *testing.T) {
 	running.stop()
 	open(12)
 	before := p.noted()
-	running = h.start(withSandbox)
+	h.start(withSandbox)
 	h.eventually("what came meanwhile is found without a look being asked for", func() string {
 		if len(h.knownPulls()) != 13 {
 			return toJSON(h.getFleet().Status.Forge)
@@ -429,11 +429,11 @@ func TestCommentsRefused(t *testing.T) {
 	h.start(withSandbox)
 	h.untilApplied(revision(first), "clusters/a")
 	p.answers(func(call string, w http.ResponseWriter) bool {
-		refused := strings.Contains(call, "/comments")
-		if refused {
-			http.Error(w, `{"message":"token does not have at least one of required scope(s): [write:issue]"}`, http.StatusForbidden)
+		if !strings.Contains(call, "/comments") {
+			return false
 		}
-		return refused
+		http.Error(w, `{"message":"token does not have at least one of required scope(s): [write:issue]"}`, http.StatusForbidden)
+		return true
 	})
 	head, number := h.proposal("change", simple("a", "two"))
 	h.untilPlanned(head, "success: 1 overlay")

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"slices"
 
-	"k8s.io/apimachinery/pkg/types"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -103,7 +102,7 @@ func (run *pullRun) marker() string {
 // replan has all pull requests looked at again, because their target has changed or is
 // known at last. Those that something was said about may be too many for the list.
 func (r *pullReconciler) replan(fleet *v1alpha1.Fleet) {
-	name := types.NamespacedName(client.ObjectKeyFromObject(fleet))
+	name := client.ObjectKeyFromObject(fleet)
 	r.checked.forget(name)
 	r.enqueue(pullRequest{Fleet: name})
 	for _, p := range pullsOf(fleet) {
