@@ -173,7 +173,8 @@ type ReportedStatus struct {
 	//
 	// +optional
 	Overlay string `json:"overlay,omitempty"`
-	// State is pending, success, failure or error; empty until it was posted.
+	// State is pending, success, failure or error; empty while it is
+	// not known which of them the forge has.
 	//
 	// +optional
 	State string `json:"state,omitempty"`

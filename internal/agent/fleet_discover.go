@@ -238,7 +238,8 @@ func (run *fleetRun) announce(ctx context.Context, previous *view, changed int) 
 	if changed > 0 || previous == nil {
 		run.status.ObservedRevision = revision
 	}
-	if changed > 0 || previous == nil || previous.suspended || previous.revision.Ref != run.next.revision.Ref {
+	if changed > 0 || previous == nil || previous.suspended || previous.revision != run.next.revision {
+		// Also for a commit that no overlay reads: one that a pull request makes may.
 		run.replan(run.fleet)
 	}
 	if previous != nil && previous.revision == run.next.revision {

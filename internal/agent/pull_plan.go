@@ -80,7 +80,7 @@ func planPullStep(ctx context.Context, run *pullRun) error {
 		return run.faulty(ctx, err)
 	}
 	ok, description := plan.Verdict(plans)
-	run.verdict = &verdict{state: forge.Success, description: description, overlays: plans}
+	run.verdict = &verdict{state: forge.Success, description: description, overlays: plans, notes: run.halted}
 	if !ok {
 		run.verdict.state = forge.Failure
 	}
@@ -269,6 +269,9 @@ func (run *pullRun) plans(ctx context.Context, box Sandbox, concerned []string, 
 		delete(kept, path)
 		if err != nil {
 			return nil, err
+		}
+		if result.Halted != nil {
+			run.halted = append(run.halted, fmt.Sprintf("%s: nothing would be written now: %s", path, result.Halted.Message))
 		}
 		if w := result.Plan.Weight(); i < keepBuilt && weight+w <= keepBytes {
 			weight += w

@@ -81,6 +81,8 @@ type pullRun struct {
 
 	pull     forge.PullRequest
 	proposal *source.Proposal
+	// halted says, by overlay, what would keep the agent from writing now.
+	halted []string
 	// verdict is what is to be said, nil as long as that isn't known.
 	verdict *verdict
 }

@@ -43,7 +43,7 @@ func (c *commit) decide() {
 // giveUp closes what is open of a commit when too many are.
 func (c *commit) giveUp() {
 	for _, s := range c.entry.Statuses {
-		if s.State == string(Pending) {
+		if s.State == string(Pending) || s.State == "" {
 			c.post(s.Context, s.Overlay, Error, fmt.Sprintf("not followed any more: %d newer commits are not done either", maxCommits))
 		}
 	}

@@ -143,7 +143,7 @@ func (d *Decision) follow(tip string) {
 
 // unheard reports whether the forge has acknowledged nothing of a commit.
 func unheard(c v1alpha1.ReportedCommit) bool {
-	return !slices.ContainsFunc(c.Statuses, func(s v1alpha1.ReportedStatus) bool { return s.State != "" })
+	return !slices.ContainsFunc(c.Statuses, func(s v1alpha1.ReportedStatus) bool { return !s.Time.IsZero() })
 }
 
 // want adds a post unless the forge has it.
@@ -211,15 +211,20 @@ func statusOf(entry *v1alpha1.ReportedCommit, context string) *v1alpha1.Reported
 	return &entry.Statuses[i]
 }
 
-// Intend notes the contexts that are about to be posted for the first time, and
-// reports whether there are any. They are to be recorded before they are posted: who
-// is killed in between must know, when a later commit has come meanwhile, what there
-// is to close.
+// Intend notes which statuses are about to get a state that they don't have, and
+// reports whether there are any. That is to be recorded before they are posted: who is
+// killed in between must not take the forge to show what is on record, and must know,
+// when a later commit has come meanwhile, what there is to close.
 func (d *Decision) Intend() bool {
 	news := false
 	for _, p := range d.Posts {
-		if entry := d.entry(p.Commit); statusOf(entry, p.Context) == nil {
+		entry := d.entry(p.Commit)
+		switch had := statusOf(entry, p.Context); {
+		case had == nil:
 			entry.Statuses = append(entry.Statuses, v1alpha1.ReportedStatus{Context: p.Context, Overlay: p.Overlay})
+			news = true
+		case had.State != "" && had.State != string(p.State):
+			had.State, had.Digest = "", ""
 			news = true
 		}
 	}

@@ -150,7 +150,7 @@ func (m *model) settle() {
 	for range 100 {
 		m.now = m.now.Add(time.Minute)
 		d := commitstatus.Decide(commitstatus.Input{Fleet: fleet(m.recorded), Overlays: m.overlays, Tip: m.tip, Total: len(m.overlays), Settled: true, Now: m.now})
-		if len(d.Posts) == 0 {
+		if len(d.Posts) == 0 && d.After == 0 {
 			m.record(&d)
 			return
 		}
