@@ -275,6 +275,9 @@ func TestHostilePullRequest(t *testing.T) {
 		text := h.untilPlanned(head, test.want)
 		body := h.untilComment(number)
 		t.Logf("%s: %s", test.name, text)
+		if strings.Contains(text+body, h.gitea.URL()) {
+			t.Errorf("%s: strangers are told where the agent reads: %s\n%s", test.name, text, body)
+		}
 		if strings.Contains(body, "no cluster affected") && !strings.Contains(body, "\n- `") {
 			t.Errorf("%s: the comment says\n%s", test.name, body)
 		}
