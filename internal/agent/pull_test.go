@@ -154,6 +154,9 @@ func TestPullRequestOfNoConcern(t *testing.T) {
 	if all := h.comments(number); len(all) > 0 {
 		t.Errorf("comments: %q", all)
 	}
+	// A commit that no overlay reads either may be one that the pull request has to know.
+	h.push(map[string]string{"README.md": "other words"})
+	h.untilStatuses(head, map[string]string{"lab/fleet/plan": "failure: rebase needed: README.md"})
 }
 
 // Another branch is followed: pull requests for that are planned over it, also if it is

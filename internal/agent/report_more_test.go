@@ -149,7 +149,7 @@ func TestTwoFleetsOneRepository(t *testing.T) {
 	h.untilStatuses(missed, map[string]string{"lab/other": "success: no cluster affected"})
 	h.patchFleet(func(s *v1alpha1.FleetSpec) { s.Suspend = false })
 	both(missed, map[string]string{"capstan/fleet": doneText, "capstan/fleet/clusters/a": doneText})
-	h.untilStatuses(head, map[string]string{"capstan/fleet/plan": "failure: rebase needed: clusters/a/all.yaml", "lab/other/plan": "success: 1 overlay"})
+	h.untilStatuses(head, map[string]string{"capstan/fleet/plan": "failure: rebase needed: clusters/a/all.yaml", "lab/other/plan": "failure: rebase needed: clusters/a/all.yaml"})
 
 	// Without a forge.
 	forge := h.getFleet().Spec.Forge
