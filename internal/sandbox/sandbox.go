@@ -81,8 +81,8 @@ func Start(ctx context.Context, o Options) (*Process, error) {
 	}
 	p := &Process{options: o.withDefaults(), turn: make(chan struct{}, 1)}
 	p.life, p.end = context.WithCancelCause(ctx)
-	context.AfterFunc(p.life, func() { p.end(errClosed) })
-	if _, err := p.ready(p.life); err != nil {
+	context.AfterFunc(p.life, func() { p.end(errClosed) }) //nolint:contextcheck // the life of the process, which outlasts a call
+	if _, err := p.ready(p.life); err != nil { //nolint:contextcheck // the life of the process, which outlasts a call
 		p.end(errClosed)
 		return nil, err
 	}
@@ -147,7 +147,7 @@ func (r *reply) failed() error {
 func (p *Process) call(ctx context.Context, r request, t tree.Tree) (*reply, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	defer context.AfterFunc(p.life, func() { cancel(errClosed) })()
+	defer context.AfterFunc(p.life, func() { cancel(errClosed) })() //nolint:contextcheck // the life of the process, which outlasts a call
 	if p.life.Err() != nil {
 		cancel(errClosed) // AfterFunc takes its time
 	}
@@ -223,7 +223,7 @@ func (p *Process) ready(ctx context.Context) (*child, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrStart, err)
 	}
-	c.unbind = context.AfterFunc(p.life, c.kill)
+	c.unbind = context.AfterFunc(p.life, c.kill) //nolint:contextcheck // the life of the process, which outlasts a call
 	p.child = c
 	return c, nil
 }
