@@ -82,7 +82,7 @@ func Start(ctx context.Context, o Options) (*Process, error) {
 	p := &Process{options: o.withDefaults(), turn: make(chan struct{}, 1)}
 	p.life, p.end = context.WithCancelCause(ctx)
 	context.AfterFunc(p.life, func() { p.end(errClosed) }) //nolint:contextcheck // the life of the process, which outlasts a call
-	if _, err := p.ready(p.life); err != nil { //nolint:contextcheck // the life of the process, which outlasts a call
+	if _, err := p.ready(p.life); err != nil {             //nolint:contextcheck // the life of the process, which outlasts a call
 		p.end(errClosed)
 		return nil, err
 	}
