@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -244,6 +245,10 @@ func awaitGone(t *testing.T, p process) {
 
 // TestForeground checks that Ctrl-C ends one in the foreground, and the end of the terminal, and down do.
 func TestForeground(t *testing.T) {
+	// Under nohup the signal is ignored, and what is started here would ignore it too.
+	hangups := make(chan os.Signal, 1)
+	signal.Notify(hangups, syscall.SIGHUP)
+	defer signal.Stop(hangups)
 	for name, end := range map[string]func(c *cli, cmd *exec.Cmd){
 		"Ctrl-C":      func(c *cli, cmd *exec.Cmd) { c.signal(cmd, syscall.SIGINT) },
 		"no terminal": func(c *cli, cmd *exec.Cmd) { c.signal(cmd, syscall.SIGHUP) },
