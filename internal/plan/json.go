@@ -79,23 +79,7 @@ func (e entry) without(secrets *unstructured.Unstructured) entry {
 }
 
 func scrubValue(value any, secrets *unstructured.Unstructured) any {
-	switch v := value.(type) {
-	case string:
-		return object.Scrub(v, secrets)
-	case map[string]any:
-		scrubbed := make(map[string]any, len(v))
-		for key, child := range v {
-			scrubbed[key] = scrubValue(child, secrets)
-		}
-		return scrubbed
-	case []any:
-		scrubbed := make([]any, 0, len(v))
-		for _, child := range v {
-			scrubbed = append(scrubbed, scrubValue(child, secrets))
-		}
-		return scrubbed
-	}
-	return value
+	return object.MapTexts(value, func(text string) any { return object.Scrub(text, secrets) })
 }
 
 // MarshalJSON gives the masked form, so that no encoder shows more.

@@ -107,7 +107,7 @@ func (s *shield) restore(u *unstructured.Unstructured) *unstructured.Unstructure
 func (s *shield) digests(digester object.Digester, u *unstructured.Unstructured) ([]string, error) {
 	variants := []*unstructured.Unstructured{s.restore(u)}
 	if s.holdsTyped(u) {
-		content, _ := mapValues(u.Object, func(text string) any {
+		content, _ := object.MapTexts(u.Object, func(text string) any {
 			if typed, ok := typed(s.values[text]); ok {
 				return typed
 			}
@@ -424,27 +424,7 @@ func (s *shield) names(changes []plan.Change) {
 
 // mapTexts returns a copy of a value with all texts replaced that are no keys.
 func mapTexts(v any, replace func(string) string) any {
-	return mapValues(v, func(text string) any { return replace(text) })
-}
-
-func mapValues(v any, replace func(string) any) any {
-	switch v := v.(type) {
-	case string:
-		return replace(v)
-	case map[string]any:
-		mapped := make(map[string]any, len(v))
-		for key, child := range v {
-			mapped[key] = mapValues(child, replace)
-		}
-		return mapped
-	case []any:
-		mapped := make([]any, 0, len(v))
-		for _, child := range v {
-			mapped = append(mapped, mapValues(child, replace))
-		}
-		return mapped
-	}
-	return v
+	return object.MapTexts(v, func(text string) any { return replace(text) })
 }
 
 // leaves lists the values below one that hold no others, and the keys if wanted, as
