@@ -152,13 +152,13 @@ func (c *Cluster) newManager(run context.Context, server *hooks.Server, opts Opt
 		}
 	}
 	endpoint.Setup(mgr, c.cloud.Address())
-	core, err := capi.Setup(run, mgr, func(ctx context.Context, cluster types.NamespacedName) {
+	clusters, err := capi.Setup(run, mgr, func(ctx context.Context, cluster types.NamespacedName) {
 		awaitConnectable(ctx, mgr.GetClient(), c.datacenter, cluster)
 	})
 	if err != nil {
 		return nil, err
 	}
-	return mgr, setupProviders(run, mgr, core, c.cloud, c.datacenter, log)
+	return mgr, setupProviders(run, mgr, clusters, c.cloud, c.datacenter, log)
 }
 
 // runnable starts with the manager's first group, before caches and controllers.

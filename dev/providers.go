@@ -10,6 +10,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/klog/v2"
 	clusterv1 "sigs.k8s.io/cluster-api/api/core/v1beta2"
+	"sigs.k8s.io/cluster-api/controllers/clustercache"
 	"sigs.k8s.io/cluster-api/util/secret"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -25,7 +26,7 @@ import (
 )
 
 // setupProviders registers the simulated providers, and kubeadm's real ones.
-func setupProviders(ctx context.Context, mgr ctrl.Manager, core capi.Core, cloud *workload.Cloud, dc *datacenter.Datacenter, log logr.Logger) error {
+func setupProviders(ctx context.Context, mgr ctrl.Manager, clusters clustercache.ClusterCache, cloud *workload.Cloud, dc *datacenter.Datacenter, log logr.Logger) error {
 	for name, setup := range map[string]func() error{
 		"Talos bootstrap": func() error { return bootstrap.Setup(ctx, mgr, bootstrap.Options{Log: log.WithName("cabpt")}) },
 		"Talos control plane": func() error {
@@ -39,7 +40,7 @@ func setupProviders(ctx context.Context, mgr ctrl.Manager, core capi.Core, cloud
 		"in-cluster IPAM": func() error { return ipam.Setup(ctx, mgr, ipam.Options{Log: log.WithName("ipam")}) },
 		"kubeadm": func() error {
 			return kubeadm.Setup(ctx, mgr, kubeadm.Options{
-				ClusterCache: core.ClusterCache, APIVersion: capi.APIVersion(mgr.GetClient()), Cloud: cloud, Datacenter: dc,
+				ClusterCache: clusters, APIVersion: capi.APIVersion(mgr.GetClient()), Cloud: cloud, Datacenter: dc,
 				Concurrency: capi.Concurrency, Log: log.WithName("kubeadm"),
 			})
 		},

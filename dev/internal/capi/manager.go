@@ -67,23 +67,16 @@ func NewManager(c *rest.Config, scheme *runtime.Scheme, hooks webhook.Server, lo
 	})
 }
 
-// Core is what the rest needs of Cluster API's core.
-type Core struct {
-	ClusterCache clustercache.ClusterCache
-	// SecretCachingClient reads the Secrets of clusters from the cache.
-	SecretCachingClient client.Client
-}
-
 // Setup registers the core controllers and webhooks. Before the ClusterCache connects to a workload
 // cluster it waits in connectable, at most until the context ends: after a failed attempt it would wait
 // 30 seconds, which is nothing beside real machines and much beside these.
-func Setup(ctx context.Context, mgr ctrl.Manager, connectable func(ctx context.Context, cluster client.ObjectKey)) (Core, error) {
+func Setup(ctx context.Context, mgr ctrl.Manager, connectable func(ctx context.Context, cluster client.ObjectKey)) (clustercache.ClusterCache, error) {
 	if err := index.AddDefaultIndexes(ctx, mgr); err != nil {
-		return Core{}, fmt.Errorf("indexes: %w", err)
+		return nil, fmt.Errorf("indexes: %w", err)
 	}
 	secrets, err := setup.CreateSecretCachingClient(mgr)
 	if err != nil {
-		return Core{}, fmt.Errorf("client for Secrets: %w", err)
+		return nil, fmt.Errorf("client for Secrets: %w", err)
 	}
 	cache, err := clustercache.SetupWithManager(ctx, mgr, clustercache.Options{
 		SecretClient: patientReader{secrets, connectable},
@@ -93,15 +86,15 @@ func Setup(ctx context.Context, mgr ctrl.Manager, connectable func(ctx context.C
 		// minute that Cluster API gives a reconcile.
 	}, controller.Options{MaxConcurrentReconciles: 1000, ReconciliationTimeout: patience + time.Minute})
 	if err != nil {
-		return Core{}, fmt.Errorf("ClusterCache: %w", err)
+		return nil, fmt.Errorf("ClusterCache: %w", err)
 	}
 	if err := setupReconcilers(ctx, mgr, cache); err != nil {
-		return Core{}, err
+		return nil, err
 	}
 	if err := setupWebhooks(mgr, cache); err != nil {
-		return Core{}, err
+		return nil, err
 	}
-	return Core{ClusterCache: cache, SecretCachingClient: secrets}, nil
+	return cache, nil
 }
 
 // patientReader reads the kubeconfig Secret of a cluster once that leads somewhere.
