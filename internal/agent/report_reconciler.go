@@ -78,7 +78,7 @@ func (r *reportReconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctr
 		return ctrl.Result{}, err
 	}
 	if failure == nil {
-		r.pauses.succeeded(req.NamespacedName)
+		r.pauses.forget(req.NamespacedName)
 		return ctrl.Result{RequeueAfter: decision.After}, nil
 	}
 	wait := r.pauses.failed(req.NamespacedName, with, failure, r.clock.Now())
@@ -270,8 +270,6 @@ func (p *pauses) failed(fleet types.NamespacedName, with string, err error, now 
 	held.until, held.with = now.Add(wait), with
 	return wait
 }
-
-func (p *pauses) succeeded(fleet types.NamespacedName) { p.forget(fleet) }
 
 func (p *pauses) forget(fleet types.NamespacedName) {
 	p.mu.Lock()
