@@ -16,8 +16,10 @@ import (
 // +kubebuilder:printcolumn:name="Cluster",type=string,JSONPath=`.status.cluster`
 // +kubebuilder:printcolumn:name="Ready",type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].status`
 // +kubebuilder:printcolumn:name="Reason",type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].reason`
+// +kubebuilder:printcolumn:name="Progress",type=string,JSONPath=`.status.progress.phase`
 // +kubebuilder:printcolumn:name="Objects",type=integer,JSONPath=`.status.objects`
 // +kubebuilder:printcolumn:name="Applied",type=string,JSONPath=`.status.appliedRevision`
+// +kubebuilder:printcolumn:name="Converged",type=string,JSONPath=`.status.convergedRevision`
 // +kubebuilder:printcolumn:name="Pending deletion",type=string,JSONPath=`.status.pendingDeletion.reason`
 // +kubebuilder:printcolumn:name="Desired",type=string,JSONPath=`.status.desiredRevision`,priority=1
 // +kubebuilder:printcolumn:name="Suspended",type=boolean,JSONPath=`.spec.suspend`,priority=1
@@ -76,13 +78,21 @@ type ClusterOverlayStatus struct {
 	// +optional
 	DesiredRevision string `json:"desiredRevision,omitempty"`
 
+	// DesiredSince is when that change can have come into Git at the earliest: the
+	// commit's own time, but not before the look at Git that didn't find it yet, nor
+	// after the one that did.
+	//
+	// +optional
+	DesiredSince *metav1.Time `json:"desiredSince,omitempty"`
+
 	// AppliedRevision is the revision whose objects the API server has accepted,
 	// all of them.
 	//
 	// +optional
 	AppliedRevision string `json:"appliedRevision,omitempty"`
 
-	// ConvergedRevision is the revision that the machines have reached.
+	// ConvergedRevision is the newest revision that the machines have reached. That
+	// they have isn't taken back when one of them fails later: Progress says that.
 	//
 	// +optional
 	ConvergedRevision string `json:"convergedRevision,omitempty"`
@@ -114,6 +124,11 @@ type ClusterOverlayStatus struct {
 	// +listType=atomic
 	// +optional
 	Inventory []InventoryEntry `json:"inventory,omitempty"`
+
+	// Progress is how far the machines are with what was applied last.
+	//
+	// +optional
+	Progress *Progress `json:"progress,omitempty"`
 
 	// PendingDeletion is the deletion that waits for an approval or is under way.
 	//
@@ -196,6 +211,12 @@ type InventoryEntry struct {
 	// +optional
 	Digest string `json:"digest,omitempty"`
 
+	// Generation is that of the live object after it was applied last: what is known
+	// of an older one says nothing about that.
+	//
+	// +optional
+	Generation int64 `json:"generation,omitempty"`
+
 	// State says why the object is here.
 	State EntryState `json:"state"`
 
@@ -234,14 +255,125 @@ type PendingDeletion struct {
 	Objects []ObjectReference `json:"objects"`
 }
 
+// Phase says in a word how far the machines of an overlay are.
+//
+// +kubebuilder:validation:Enum=Converged;Progressing;Waiting;Stalled;Degraded;Unknown
+type Phase string
+
+// The phases.
+const (
+	// PhaseConverged: everything is as declared, and every machine is there, up to
+	// date and ready.
+	PhaseConverged Phase = "Converged"
+	// PhaseProgressing: controllers are at work.
+	PhaseProgressing Phase = "Progressing"
+	// PhaseWaiting: nothing happens until a person acts, as with a paused Cluster, or
+	// an outdated machine under the strategy OnDelete.
+	PhaseWaiting Phase = "Waiting"
+	// PhaseStalled: it came no nearer for the Fleet's spec.stallAfter, or a controller
+	// says that it can't.
+	PhaseStalled Phase = "Stalled"
+	// PhaseDegraded: it had converged at this revision, and is not as declared any more.
+	PhaseDegraded Phase = "Degraded"
+	// PhaseUnknown: the live objects can't be watched.
+	PhaseUnknown Phase = "Unknown"
+)
+
+// Progress is how far the machines of an overlay are with what was applied last.
+type Progress struct {
+	// Phase says it in a word.
+	Phase Phase `json:"phase"`
+
+	// Message says what it waits for; empty if for nothing.
+	//
+	// +kubebuilder:validation:MaxLength=1024
+	// +optional
+	Message string `json:"message,omitempty"`
+
+	// ControlPlane counts the machines of control planes.
+	//
+	// +optional
+	ControlPlane MachineCounts `json:"controlPlane,omitzero"`
+
+	// Workers counts all other machines.
+	//
+	// +optional
+	Workers MachineCounts `json:"workers,omitzero"`
+
+	// Score grows with every step towards convergence and has no unit. The best so
+	// far is kept: a machine that comes and goes makes no progress.
+	//
+	// +optional
+	Score int64 `json:"score,omitempty"`
+
+	// StartTime is when what is declared was applied, or last changed.
+	//
+	// +optional
+	StartTime *metav1.Time `json:"startTime,omitempty"`
+
+	// AdvanceTime is when Score grew last.
+	//
+	// +optional
+	AdvanceTime *metav1.Time `json:"advanceTime,omitempty"`
+
+	// EstimatedTime is when the machines will be there if they go on at their pace.
+	// Absent if there is no telling.
+	//
+	// +optional
+	EstimatedTime *metav1.Time `json:"estimatedTime,omitempty"`
+}
+
+// MachineCounts counts machines.
+type MachineCounts struct {
+	// Desired is the number declared.
+	Desired int32 `json:"desired"`
+	// Existing is the number that there are, those on their way out included.
+	Existing int32 `json:"existing"`
+	// Ready is the number that are ready and available and not on their way out.
+	Ready int32 `json:"ready"`
+	// UpToDate is the number that are as declared and not on their way out.
+	UpToDate int32 `json:"upToDate"`
+	// Done is the number that are both.
+	Done int32 `json:"done"`
+}
+
+// Outcome is what became of a revision.
+//
+// +kubebuilder:validation:Enum=Applied;Converged;Stalled;Superseded
+type Outcome string
+
+// The outcomes.
+const (
+	// OutcomeApplied: applied, and the machines are on their way.
+	OutcomeApplied Outcome = "Applied"
+	// OutcomeConverged: the machines have reached it.
+	OutcomeConverged Outcome = "Converged"
+	// OutcomeStalled: the machines are stuck on their way to it.
+	OutcomeStalled Outcome = "Stalled"
+	// OutcomeSuperseded: something else was applied before the machines had reached it.
+	OutcomeSuperseded Outcome = "Superseded"
+)
+
 // HistoryEntry is one revision that was applied.
 type HistoryEntry struct {
 	// Revision is the commit.
 	Revision string `json:"revision"`
 	// RenderDigest stands for the objects.
 	RenderDigest string `json:"renderDigest"`
+	// Outcome is what became of it.
+	//
+	// +optional
+	Outcome Outcome `json:"outcome,omitempty"`
+	// Since is when the change can have come into Git, as in desiredSince.
+	//
+	// +optional
+	Since *metav1.Time `json:"since,omitempty"`
 	// Time at which the API server had accepted everything.
 	Time metav1.Time `json:"time"`
+	// Converged is the time at which the machines had reached it.
+	//
+	// +optional
+	Converged *metav1.Time `json:"converged,omitempty"`
 	// Message counts what was done.
 	//
 	// +kubebuilder:validation:MaxLength=1024

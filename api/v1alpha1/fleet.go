@@ -12,7 +12,8 @@ import (
 // +kubebuilder:validation:XValidation:rule="self.metadata.name.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?$') && size(self.metadata.name) <= 40",message="a Fleet's name is a DNS label of at most 40 characters: it becomes part of its overlays' names"
 // +kubebuilder:printcolumn:name="Ready",type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].status`
 // +kubebuilder:printcolumn:name="Overlays",type=integer,JSONPath=`.status.overlays.total`
-// +kubebuilder:printcolumn:name="Applied",type=integer,JSONPath=`.status.overlays.applied`
+// +kubebuilder:printcolumn:name="Converged",type=integer,JSONPath=`.status.overlays.converged`
+// +kubebuilder:printcolumn:name="Stalled",type=integer,JSONPath=`.status.overlays.stalled`
 // +kubebuilder:printcolumn:name="Failed",type=integer,JSONPath=`.status.overlays.failed`
 // +kubebuilder:printcolumn:name="Pending deletion",type=integer,JSONPath=`.status.overlays.pendingDeletion`
 // +kubebuilder:printcolumn:name="Revision",type=string,JSONPath=`.status.observedRevision`
@@ -60,6 +61,14 @@ type FleetSpec struct {
 	// +kubebuilder:default={}
 	// +optional
 	Deletion DeletionSpec `json:"deletion,omitzero"`
+
+	// StallAfter is how long the machines of an overlay may come no nearer to what is
+	// declared before that counts as stalled.
+	//
+	// +kubebuilder:default="15m"
+	// +kubebuilder:validation:XValidation:rule="duration(self) >= duration('1s')",message="stallAfter must be at least 1s"
+	// +optional
+	StallAfter metav1.Duration `json:"stallAfter,omitzero"`
 
 	// Forge is where the repository is hosted: it sends webhooks and is told, in
 	// commit statuses and comments on pull requests, what became of them. If it is
@@ -259,6 +268,17 @@ type FleetStatus struct {
 	// +optional
 	ObservedRevision string `json:"observedRevision,omitempty"`
 
+	// AppliedRevision is the newest observed revision that all overlays have applied.
+	//
+	// +optional
+	AppliedRevision string `json:"appliedRevision,omitempty"`
+
+	// ConvergedRevision is the newest observed revision that the machines of all
+	// overlays have reached.
+	//
+	// +optional
+	ConvergedRevision string `json:"convergedRevision,omitempty"`
+
 	// LastHandledRequest is the value of capstan.dev/requested-at that was
 	// handled last.
 	//
@@ -289,10 +309,30 @@ type OverlayCounts struct {
 	//
 	// +optional
 	Total int32 `json:"total"`
-	// Applied is the number whose desired revision is applied.
+	// Applied is the number whose desired revision is applied, whatever else they are.
 	//
 	// +optional
 	Applied int32 `json:"applied"`
+	// Converged is the number whose machines are all there.
+	//
+	// +optional
+	Converged int32 `json:"converged"`
+	// Progressing is the number being applied, or whose machines are on their way.
+	//
+	// +optional
+	Progressing int32 `json:"progressing"`
+	// Waiting is the number that wait for a person, as with a paused Cluster.
+	//
+	// +optional
+	Waiting int32 `json:"waiting"`
+	// Stalled is the number whose machines are stuck on their way.
+	//
+	// +optional
+	Stalled int32 `json:"stalled"`
+	// Degraded is the number that had converged and are not as declared any more.
+	//
+	// +optional
+	Degraded int32 `json:"degraded"`
 	// Failed is the number that don't render or can't be applied.
 	//
 	// +optional

@@ -1,0 +1,100 @@
+package capi
+
+import (
+	"time"
+
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/types"
+
+	"capstan.dev/capstan/api/v1alpha1"
+	"capstan.dev/capstan/internal/object"
+)
+
+// Declared is an object that an overlay has applied.
+type Declared struct {
+	ID object.ID
+	// UID and Generation of the live object after it was applied last. A live object
+	// of a lesser generation is an old view of it; 0 if it isn't known.
+	UID        types.UID
+	Generation int64
+	// Leaving says that the object has left Git and is still to be pruned.
+	Leaving bool
+}
+
+// ProgressInput is all that progress depends on.
+type ProgressInput struct {
+	// Declared are the objects of the overlay. Those of kinds that make no progress,
+	// such as templates, ConfigMaps and Secrets, count as there.
+	Declared []Declared
+	// Live has the live objects of Declared, as trimmed by [Trim]; one that is not in
+	// it doesn't exist.
+	Live map[object.ID]*unstructured.Unstructured
+	// Made are the objects that controllers have made for the overlay's Clusters:
+	// Machines, MachineSets, and the infrastructure machines and bootstrap
+	// configurations of Machines, as trimmed by Trim.
+	Made []*unstructured.Unstructured
+	// Now tells whether the time of a scheduled rollout has come.
+	Now time.Time
+}
+
+// Role is what a machine is for.
+type Role string
+
+// The roles.
+const (
+	RoleControlPlane Role = "control plane"
+	RoleWorker       Role = "worker"
+)
+
+// Report says how far an overlay is.
+type Report struct {
+	// Phase is Converged, Progressing, Waiting, or Stalled if a controller says that it
+	// can't go on. Whether something takes too long is for [Follow] to say.
+	Phase v1alpha1.Phase
+	// Message says what is waited for, the most blocking first, and quotes the condition
+	// that blocks. Empty if converged. It holds no times, and is the same for the same
+	// input in any order.
+	Message               string
+	ControlPlane, Workers v1alpha1.MachineCounts
+	// Objects are the declared objects that make progress, in the order of applying.
+	Objects []ObjectReport
+	// Machines are those of the overlay's Clusters, by role, owner and name.
+	Machines []MachineReport
+	// Score grows with every step of a machine that is to be there, and shrinks with
+	// every machine that is to go.
+	Score int64
+}
+
+// ObjectReport says how far one declared object is.
+type ObjectReport struct {
+	ID    object.ID
+	Phase v1alpha1.Phase
+	// Message says what it waits for, without its own name; empty if for nothing.
+	Message string
+}
+
+// MachineReport says how far one Machine is.
+type MachineReport struct {
+	Name      string
+	Namespace string
+	// Cluster is the name of its Cluster.
+	Cluster string
+	Role    Role
+	// Owner is the declared object that it is made for: a control plane, a
+	// MachineDeployment, a MachinePool; the zero ID if there is none.
+	Owner object.ID
+	// Version is that of Kubernetes.
+	Version string
+	// UpToDate says that it is as declared, Ready that it is ready and available,
+	// Leaving that it is on its way out.
+	UpToDate, Ready, Leaving bool
+	// Message says what it waits for, quoted from what blocks it; empty if for nothing.
+	Message string
+	// Blocked says that a controller has given up on it.
+	Blocked bool
+	// Since is when it became ready; zero if it isn't.
+	Since time.Time
+}
+
+// Done says that a machine is as it should be.
+func (m MachineReport) Done() bool { return m.UpToDate && m.Ready && !m.Leaving }
