@@ -51,6 +51,7 @@ const (
 	giteatest    = "internal/giteatest"
 	bench        = "internal/bench"
 	forge        = "internal/forge"
+	live         = "internal/live"
 )
 
 var anyLower = []string{"*"}
@@ -74,6 +75,8 @@ var rows = map[string]row{
 		why: "what may be deleted is decided from gathered facts, so that it can be tested without a cluster"},
 	apply: {layer: 1, imports: []string{api, object, capi},
 		why: "apply does what it is told: it neither renders nor decides what to prune"},
+	live: {layer: 1, imports: []string{api, object, capi},
+		why: "it watches what it is told to and says what there is: what that means is for others"},
 	commitstatus: {layer: 1, pure: true, imports: []string{api},
 		why: "what a forge should know is decided from what is recorded, so that it survives every crash and can be tested without a forge"},
 	plan: {layer: 1, pure: true, imports: []string{object},
@@ -153,7 +156,7 @@ var doors = []door{
 
 	{"k8s.io/api", []string{apply, agent, cmd, testenv},
 		"typed core objects are for those who talk to the API server; others look at unstructured ones"},
-	{"k8s.io/client-go", []string{apply, agent, cmd, testenv},
+	{"k8s.io/client-go", []string{apply, agent, cmd, live, testenv},
 		"managed objects are read and written by apply, Capstan's own by agent and cmd"},
 	{"k8s.io/client-go/tools/clientcmd", []string{cmd},
 		"it reads the environment and the home folder, which only a program may"},

@@ -101,9 +101,9 @@ const (
 	ProgressingReason      = "Progressing"
 	NotAppliedReason       = "NotApplied"
 	// Reasons of Converged, and of Ready that follows it, are those of the phases.
-	ConvergedReason = string(PhaseConverged)
-	WaitingReason   = string(PhaseWaiting)
-	StalledReason   = string(PhaseStalled)
-	DegradedReason  = string(PhaseDegraded)
+	ConvergedReason  = string(PhaseConverged)
+	WaitingReason    = string(PhaseWaiting)
+	StalledReason    = string(PhaseStalled)
+	DegradedReason   = string(PhaseDegraded)
 	NotWatchedReason = "NotWatched"
 )

@@ -1,0 +1,361 @@
+package live
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/go-logr/logr"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/dynamic"
+	"k8s.io/client-go/rest"
+	"k8s.io/utils/clock"
+
+	"capstan.dev/capstan/api/v1alpha1"
+	"capstan.dev/capstan/internal/capi"
+	"capstan.dev/capstan/internal/object"
+)
+
+// Options configure the watches.
+type Options struct {
+	// Config reaches the management cluster. Required.
+	Config *rest.Config
+	// Mapper finds the resource of a kind. Required.
+	Mapper meta.RESTMapper
+	// Changed is told of an overlay whose objects may look different now. It must
+	// return at once. Required.
+	Changed func(overlay types.NamespacedName)
+	// Failed is told of each failure of a watch. Default: nobody.
+	Failed func(schema.GroupKind)
+	// Retry is how long to wait before a kind that is not served is looked for again.
+	// Default 15 s.
+	Retry time.Duration
+	// Patience is how long a watch may fail before what it knows counts as unknown. Less
+	// would take a restart of the API server for a loss of sight. Default 30 s.
+	Patience time.Duration
+	// Clock measures patience. Default: the real one.
+	Clock clock.WithTicker
+	// Log gets the failures of watches.
+	Log logr.Logger
+}
+
+// Objects are the live objects of overlays. It is safe for concurrent use.
+type Objects struct {
+	Options
+	client dynamic.Interface
+
+	mu       sync.Mutex
+	started  context.Context //nolint:containedctx // that of Start, which watches end with
+	overlays map[types.NamespacedName]declaration
+	// uses counts the objects that are declared of each kind.
+	uses map[source]int
+	// parts are the kinds that Machines have been seen to be made of.
+	parts map[source]bool
+	// owners are the overlays by what they declare, and by the Clusters among it.
+	owners  map[object.ID][]types.NamespacedName
+	watches map[source]*watch
+}
+
+// source is what one watch delivers: objects of a kind, either those that overlays
+// declare, or those that controllers made for Clusters.
+type source struct {
+	kind schema.GroupVersionKind
+	made bool
+}
+
+// made is the source of what controllers make. Its version is the API server's choice.
+func made(kind schema.GroupKind) source {
+	return source{kind: kind.WithVersion(""), made: true}
+}
+
+// declaration is what an overlay declares, as far as it makes progress.
+type declaration struct {
+	ids      map[object.ID]source
+	clusters []types.NamespacedName
+}
+
+// New prepares the watches. None runs before Start.
+func New(o Options) (*Objects, error) {
+	if o.Config == nil || o.Mapper == nil || o.Changed == nil {
+		return nil, errors.New("live: Config, Mapper and Changed are required")
+	}
+	if o.Failed == nil {
+		o.Failed = func(schema.GroupKind) {}
+	}
+	if o.Retry == 0 {
+		o.Retry = 15 * time.Second
+	}
+	if o.Patience == 0 {
+		o.Patience = 30 * time.Second
+	}
+	if o.Clock == nil {
+		o.Clock = clock.RealClock{}
+	}
+	config := rest.CopyConfig(o.Config)
+	config.QPS = -1 // the API server's own fairness is enough
+	client, err := dynamic.NewForConfig(config)
+	if err != nil {
+		return nil, fmt.Errorf("set up the watches of live objects: %w", err)
+	}
+	return &Objects{
+		Options: o, client: client,
+		overlays: map[types.NamespacedName]declaration{}, uses: map[source]int{}, parts: map[source]bool{},
+		owners: map[object.ID][]types.NamespacedName{}, watches: map[source]*watch{},
+	}, nil
+}
+
+// Start runs the watches until the context ends.
+func (o *Objects) Start(ctx context.Context) error {
+	o.mu.Lock()
+	o.started = ctx
+	for _, w := range o.watches {
+		w.start(ctx)
+	}
+	o.mu.Unlock()
+	<-ctx.Done()
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for _, w := range o.watches {
+		w.stop()
+	}
+	return nil
+}
+
+// Declare says what an overlay declares; it replaces what was said before. Watches that
+// this needs are started, those that nobody needs any more are ended.
+func (o *Objects) Declare(overlay types.NamespacedName, refs []v1alpha1.ObjectReference) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	next := declare(refs)
+	if had, ok := o.overlays[overlay]; ok && same(had.ids, next.ids) {
+		return
+	}
+	o.drop(overlay)
+	if len(next.ids) > 0 {
+		o.overlays[overlay] = next
+	}
+	for id, s := range next.ids {
+		o.owners[id] = append(o.owners[id], overlay)
+		o.uses[s]++
+	}
+	o.adjust()
+}
+
+// Forget drops an overlay that is no more.
+func (o *Objects) Forget(overlay types.NamespacedName) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.drop(overlay)
+	o.adjust()
+}
+
+func (o *Objects) drop(overlay types.NamespacedName) {
+	for id, s := range o.overlays[overlay].ids {
+		if o.uses[s]--; o.uses[s] == 0 {
+			delete(o.uses, s)
+		}
+		o.owners[id] = slices.DeleteFunc(o.owners[id], func(n types.NamespacedName) bool { return n == overlay })
+		if len(o.owners[id]) == 0 {
+			delete(o.owners, id)
+		}
+	}
+	delete(o.overlays, overlay)
+}
+
+func same(a, b map[object.ID]source) bool {
+	if len(a) != len(b) {
+		return false
+	}
+	for id, s := range a {
+		if b[id] != s {
+			return false
+		}
+	}
+	return true
+}
+
+func declare(refs []v1alpha1.ObjectReference) declaration {
+	d := declaration{ids: map[object.ID]source{}}
+	for _, ref := range refs {
+		gvk := schema.GroupVersionKind{Group: ref.Group, Version: ref.Version, Kind: ref.Kind}
+		if !capi.MakesProgress(gvk.GroupKind()) {
+			continue
+		}
+		d.ids[object.ID{Group: ref.Group, Kind: ref.Kind, Namespace: ref.Namespace, Name: ref.Name}] = source{kind: gvk}
+		if capi.IsCluster(gvk.GroupKind()) {
+			d.clusters = append(d.clusters, types.NamespacedName{Namespace: ref.Namespace, Name: ref.Name})
+		}
+	}
+	return d
+}
+
+// adjust starts the watches that are needed and ends the others. The kinds of
+// infrastructure machines and bootstrap configurations are those that Machines name.
+func (o *Objects) adjust() {
+	needed := map[source]bool{}
+	clusters := false
+	for s := range o.uses {
+		needed[s] = true
+		clusters = clusters || capi.IsCluster(s.kind.GroupKind())
+	}
+	if clusters {
+		for _, kind := range capi.MachineKinds() {
+			needed[made(kind)] = true
+		}
+		for s := range o.parts {
+			needed[s] = true
+		}
+	}
+	for s, w := range o.watches {
+		if !needed[s] {
+			w.stop()
+			delete(o.watches, s)
+		}
+	}
+	for s := range needed {
+		if o.watches[s] == nil {
+			o.watches[s] = newWatch(o, s)
+			if o.started != nil && o.started.Err() == nil {
+				o.watches[s].start(o.started)
+			}
+		}
+	}
+}
+
+// View is what is known of an overlay's live objects. Nothing of it may be changed.
+type View struct {
+	// Live has the live objects of what the overlay declares, as far as it makes progress.
+	Live map[object.ID]*unstructured.Unstructured
+	// Made are what controllers made for its Clusters.
+	Made []*unstructured.Unstructured
+	// Complete says that everything has been listed. Before, what is missing may exist.
+	Complete bool
+	// Failing says why some of it can't be watched, for longer than Options.Patience; ""
+	// if it can.
+	Failing string
+}
+
+// Look returns what is known of an overlay.
+func (o *Objects) Look(overlay types.NamespacedName) View {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	d := o.overlays[overlay]
+	v := View{Live: make(map[object.ID]*unstructured.Unstructured, len(d.ids)), Complete: o.started != nil}
+	used := map[source]bool{}
+	for id, s := range d.ids {
+		used[s] = true
+		if u := o.watches[s].get(id); u != nil {
+			v.Live[id] = u
+		}
+	}
+	if len(d.clusters) > 0 {
+		for s, w := range o.watches {
+			if s.made {
+				used[s] = true
+				for _, c := range d.clusters {
+					v.Made = append(v.Made, w.ofCluster(c)...)
+				}
+			}
+		}
+	}
+	var failing []string
+	for s := range used {
+		w := o.watches[s]
+		v.Complete = v.Complete && w.synced()
+		if why := w.failing(o.Clock.Now(), o.Patience); why != "" {
+			failing = append(failing, why)
+		}
+	}
+	if len(failing) > 0 {
+		v.Failing = slices.Min(failing) // the same one each time
+	}
+	return v
+}
+
+// Machines reads the Machines of an overlay's Clusters anew. A watch may lag behind; what
+// this returns is not older than the call.
+func (o *Objects) Machines(ctx context.Context, overlay types.NamespacedName) ([]*unstructured.Unstructured, error) {
+	o.mu.Lock()
+	clusters := slices.Clone(o.overlays[overlay].clusters)
+	o.mu.Unlock()
+	var machines []*unstructured.Unstructured
+	for _, kind := range capi.MachineKinds() {
+		if len(clusters) == 0 || !capi.IsMachine(kind) {
+			continue
+		}
+		resource, err := o.resource(kind.WithVersion(""))
+		if err != nil {
+			return nil, err
+		}
+		for _, c := range clusters {
+			list, err := o.client.Resource(resource).Namespace(c.Namespace).List(ctx, metav1.ListOptions{LabelSelector: capi.ClusterLabel + "=" + c.Name})
+			if err != nil {
+				return nil, fmt.Errorf("list the Machines of Cluster %s: %w", c, err)
+			}
+			for i := range list.Items {
+				u := &list.Items[i]
+				capi.Trim(u)
+				machines = append(machines, u)
+			}
+		}
+	}
+	return machines, nil
+}
+
+// resource finds the resource of a kind; of one without a version, the version that the
+// API server prefers.
+func (o *Objects) resource(kind schema.GroupVersionKind) (schema.GroupVersionResource, error) {
+	var versions []string
+	if kind.Version != "" {
+		versions = append(versions, kind.Version)
+	}
+	mapping, err := o.Mapper.RESTMapping(kind.GroupKind(), versions...)
+	if err != nil {
+		return schema.GroupVersionResource{}, fmt.Errorf("find the resource of %s: %w", kind.GroupKind(), err)
+	}
+	return mapping.Resource, nil
+}
+
+// changed tells of the overlays that an object belongs to.
+func (o *Objects) changed(s source, u *unstructured.Unstructured) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	id := object.IDOf(u)
+	if s.made {
+		id = capi.ClusterID(u.GetNamespace(), u.GetLabels()[capi.ClusterLabel])
+	}
+	for _, overlay := range o.owners[id] {
+		o.Changed(overlay)
+	}
+	if s.made && len(o.owners[id]) > 0 && capi.IsMachine(s.kind.GroupKind()) {
+		for _, kind := range capi.MadeOf(u) {
+			if !o.parts[made(kind)] {
+				o.parts[made(kind)] = true
+				o.adjust()
+			}
+		}
+	}
+}
+
+// turned tells all overlays that depend on a watch that it has listed everything, or
+// fails.
+func (o *Objects) turned(s source) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for overlay, d := range o.overlays {
+		uses := s.made && len(d.clusters) > 0
+		for _, other := range d.ids {
+			uses = uses || other == s
+		}
+		if uses {
+			o.Changed(overlay)
+		}
+	}
+}
