@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 
 	"capstan.dev/capstan/api/v1alpha1"
@@ -98,3 +99,30 @@ type MachineReport struct {
 
 // Done says that a machine is as it should be.
 func (m MachineReport) Done() bool { return m.UpToDate && m.Ready && !m.Leaving }
+
+// MakesProgress tells whether objects of a kind become what they declare over time, and
+// so have to be watched once they are applied.
+func MakesProgress(gk schema.GroupKind) bool {
+	if !IsFamily(gk) || IsTemplate(gk) || IsIdentity(gk) {
+		return false
+	}
+	return IsCluster(gk) || IsClusterClass(gk) || IsControlPlane(gk) || IsInfraCluster(gk) || IsMachineOwner(gk) || IsMachine(gk) ||
+		IsIPPool(gk) || gk.Kind == "MachineHealthCheck" || gk.Kind == "ClusterResourceSet"
+}
+
+// Progress says how far an overlay is.
+func Progress(in ProgressInput) Report {
+	r := Report{Phase: v1alpha1.PhaseConverged}
+	for _, d := range in.Declared {
+		if !MakesProgress(d.ID.GroupKind()) {
+			continue
+		}
+		o := ObjectReport{ID: d.ID, Phase: v1alpha1.PhaseConverged}
+		if in.Live[d.ID] == nil {
+			o.Phase, o.Message = v1alpha1.PhaseProgressing, "is missing"
+			r.Phase, r.Message = o.Phase, d.ID.Kind+" "+d.ID.Name+" "+o.Message
+		}
+		r.Objects = append(r.Objects, o)
+	}
+	return r
+}
