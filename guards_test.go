@@ -275,7 +275,7 @@ func TestResourcesReference(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	definitions, err := filepath.Glob("charts/capstan/crds/*.yaml")
+	definitions, err := filepath.Glob("charts/capstan/files/crds/*.yaml")
 	if err != nil || len(definitions) == 0 {
 		t.Fatalf("definitions: %v, %v", definitions, err)
 	}

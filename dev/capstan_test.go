@@ -103,7 +103,7 @@ func (e *env) git(dir string, args ...string) {
 
 func (e *env) installCapstan() {
 	e.Helper()
-	definitions, err := install.ReadCRDs(filepath.Join("..", "charts", "capstan", "crds"))
+	definitions, err := install.ReadCRDs(filepath.Join("..", "charts", "capstan", "files", "crds"))
 	if err != nil {
 		e.Fatal(err)
 	}

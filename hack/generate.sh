@@ -3,7 +3,7 @@
 set -eu
 
 cd "$(dirname "$0")/.."
-crds=charts/capstan/crds
+crds=charts/capstan/files/crds
 tmp=$(mktemp -d bin/.crds.tmp.XXXXXX)
 trap 'rm -rf "$tmp"' EXIT
 

@@ -14,9 +14,9 @@ fail() {
 echo "== generated files"
 before=$(mktemp -d bin/.verify.tmp.XXXXXX) || exit
 trap 'rm -rf "$before"' EXIT
-cp -R api charts/capstan/crds "$before" || exit
+cp -R api charts/capstan/files/crds "$before" || exit
 hack/generate.sh || exit
-diff -ru "$before/api" api && diff -ru "$before/crds" charts/capstan/crds ||
+diff -ru "$before/api" api && diff -ru "$before/crds" charts/capstan/files/crds ||
 	fail "generated files were out of date; they are right now: commit them"
 
 echo "== gofmt"

@@ -19,10 +19,10 @@ import (
 	"sigs.k8s.io/yaml"
 )
 
-// installDefinitions installs Capstan's kinds, as `kubectl apply -f charts/capstan/crds` does.
+// installDefinitions installs Capstan's kinds, as `kubectl apply -f charts/capstan/files/crds` does.
 func (d *demo) installDefinitions() error {
 	_, err := envtest.InstallCRDs(d.config, envtest.CRDInstallOptions{
-		Paths: []string{filepath.Join(d.root, "charts", "capstan", "crds")}, ErrorIfPathMissing: true, MaxTime: time.Minute,
+		Paths: []string{filepath.Join(d.root, "charts", "capstan", "files", "crds")}, ErrorIfPathMissing: true, MaxTime: time.Minute,
 	})
 	if err != nil {
 		return fmt.Errorf("install Capstan's definitions: %w", err)

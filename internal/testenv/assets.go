@@ -59,7 +59,7 @@ func crdFolders(root string) ([]string, error) {
 		return nil, err
 	}
 	return []string{
-		filepath.Join(root, "charts", "capstan", "crds"),
+		filepath.Join(root, "charts", "capstan", "files", "crds"),
 		filepath.Join(capi, "core", "config", "crd", "bases"),
 		filepath.Join(capi, "controlplane", "kubeadm", "config", "crd", "bases"),
 		filepath.Join(capi, "bootstrap", "kubeadm", "config", "crd", "bases"),
