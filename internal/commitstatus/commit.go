@@ -14,6 +14,7 @@ import (
 type commit struct {
 	Input
 	entry   *v1alpha1.ReportedCommit
+	later   []v1alpha1.ReportedCommit // those that came after it and are followed
 	tip     bool
 	tooMany bool
 
@@ -95,46 +96,80 @@ func (c *commit) overlays() {
 	}
 	for _, s := range c.entry.Statuses {
 		if s.Overlay != "" && s.State != string(Success) && !slices.ContainsFunc(c.touched, func(o *v1alpha1.ClusterOverlay) bool { return o.Name == s.Overlay }) {
-			if state, text := c.overtaken(s.Overlay); state != "" {
+			if state, text := c.overtaken(s); state != "" {
 				c.post(s.Context, s.Overlay, state, text)
 			}
 		}
 	}
 }
 
-// overtaken is the last word on an overlay that the commit touched, and that another
-// has changed since or that is gone; "" if that isn't known yet.
-func (c *commit) overtaken(name string) (State, string) {
-	i := slices.IndexFunc(c.Overlays, func(o v1alpha1.ClusterOverlay) bool { return o.Name == name })
+// The texts of success.
+const (
+	converged = "converged"
+	gone      = "gone: deleted with approval, or let go"
+)
+
+// overtaken is the last word on an overlay that the commit touched, by the status it
+// has, and that another has changed since or that is gone; "" if that isn't known yet.
+func (c *commit) overtaken(had v1alpha1.ReportedStatus) (State, string) {
+	i := slices.IndexFunc(c.Overlays, func(o v1alpha1.ClusterOverlay) bool { return o.Name == had.Overlay })
 	switch {
 	case i < 0 && !c.Settled:
 		return "", "" // a person may have deleted it, and it is about to be made again
+	case i < 0 && c.meant(had, converged):
+		return Success, converged
+	case i < 0 && c.meant(had, gone):
+		return Success, gone
+	case i < 0 && !c.tip && (had.State != string(Pending) || c.changedSince(had.Overlay)):
+		// Whether it is this commit or a later one that has deleted it can't be told for
+		// sure any more: too dark is better than a success that is none.
+		return Failure, "superseded by a later commit before it had converged"
 	case i < 0:
-		return Success, "gone: deleted with approval, or let go"
-	case appliedAt(&c.Overlays[i], c.entry.Commit):
-		return Success, "applied; changed by a later commit since"
+		return Success, gone
+	case convergedAt(&c.Overlays[i], c.entry.Commit):
+		return Success, converged
 	default:
-		return Failure, "superseded by " + short(c.desired(&c.Overlays[i])) + " before it was done"
+		return Failure, "superseded by " + short(c.desired(&c.Overlays[i])) + " before it had converged"
 	}
 }
 
-// appliedAt reports whether an overlay was applied at a commit once.
-func appliedAt(o *v1alpha1.ClusterOverlay, hash string) bool {
-	return slices.ContainsFunc(o.Status.History, func(h v1alpha1.HistoryEntry) bool { return Hash(h.Revision) == hash })
+// meant reports whether a status was about to become a success with this text when the
+// agent was stopped.
+func (c *commit) meant(had v1alpha1.ReportedStatus, text string) bool {
+	return had.State == "" && had.Digest == c.made(had.Context, had.Overlay, Success, text).digest()
+}
+
+// changedSince reports whether a later commit that is on record may touch an overlay.
+func (c *commit) changedSince(overlay string) bool {
+	return slices.ContainsFunc(c.later, func(entry v1alpha1.ReportedCommit) bool {
+		return int(ptr.Deref(entry.Overlays, maxStatuses)) >= len(entry.Statuses) ||
+			slices.ContainsFunc(entry.Statuses, func(s v1alpha1.ReportedStatus) bool { return s.Overlay == overlay })
+	})
+}
+
+// convergedAt reports whether an overlay had converged at a commit. If the commit was
+// applied more than once, with other values of variables, the last time counts.
+func convergedAt(o *v1alpha1.ClusterOverlay, hash string) bool {
+	i := slices.IndexFunc(o.Status.History, func(h v1alpha1.HistoryEntry) bool { return Hash(h.Revision) == hash })
+	return i >= 0 && o.Status.History[i].Outcome == v1alpha1.OutcomeConverged
 }
 
 func (c *commit) post(context, overlay string, state State, text string) {
+	c.posts = append(c.posts, c.made(context, overlay, state, text))
+}
+
+func (c *commit) made(context, overlay string, state State, text string) Post {
 	p := Post{Commit: c.entry.Commit, Context: context, Overlay: overlay, State: state, Description: cut(text, maxDescription)}
 	if c.URL != nil {
 		p.URL = c.URL(overlay)
 	}
-	c.posts = append(c.posts, p)
+	return p
 }
 
 // tally counts the overlays of a commit by what has become of them.
 type tally struct {
 	failed, waiting, done []*v1alpha1.ClusterOverlay
-	// superseded is the number that later commits changed before they were done.
+	// superseded is the number that later commits changed before they had converged.
 	superseded int
 	// unknown is the number of which it will be known once the tip has settled what has
 	// become of them.
@@ -174,7 +209,7 @@ func (c *commit) count() tally {
 			continue
 		}
 		single = true
-		switch state, _ := c.overtaken(s.Overlay); {
+		switch state, _ := c.overtaken(s); {
 		case s.State == string(Success):
 		case state == "":
 			t.unknown++
@@ -185,11 +220,11 @@ func (c *commit) count() tally {
 	if single {
 		return t
 	}
-	// Overlays have no statuses of their own. Who is missing and was not applied is
+	// Overlays have no statuses of their own. Who is missing and had not converged is
 	// taken for overtaken: too dark is better than a success that is none.
 	t.superseded = t.total - len(c.touched)
 	for i := range c.Overlays {
-		if o := &c.Overlays[i]; t.superseded > 0 && c.desired(o) != c.entry.Commit && appliedAt(o, c.entry.Commit) {
+		if o := &c.Overlays[i]; t.superseded > 0 && c.desired(o) != c.entry.Commit && convergedAt(o, c.entry.Commit) {
 			t.superseded--
 		}
 	}

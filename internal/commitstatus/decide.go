@@ -38,11 +38,13 @@ const (
 	maxCommits = 20
 	// maxStatuses of one commit are recorded, which is what a Fleet's status holds.
 	maxStatuses = 101
-	// maxPosts of one commit may change nothing but the text: GitHub keeps 1,000
-	// statuses for a commit and context.
+	// maxPosts of one context, on the average of a commit, may change nothing but the
+	// text: GitHub keeps 1,000 statuses for a commit and context.
 	maxPosts = 50
 	// textPause is the least time between two posts that differ in their text only.
 	textPause = 30 * time.Second
+	// maxDoublings of textPause are made, to 16 minutes.
+	maxDoublings = 5
 )
 
 // Input is all that the decision depends on.
@@ -111,7 +113,7 @@ func Decide(in Input) Decision {
 	}
 	d.follow(in.Tip)
 	for i := range d.record.Commits {
-		c := &commit{Input: in, entry: &d.record.Commits[i], tip: i == 0, tooMany: i >= maxCommits}
+		c := &commit{Input: in, entry: &d.record.Commits[i], later: d.record.Commits[:i], tip: i == 0, tooMany: i >= maxCommits}
 		c.decide()
 		if c.final {
 			d.closed[c.entry.Commit] = true
@@ -151,7 +153,7 @@ func (d *Decision) want(p Post, entry *v1alpha1.ReportedCommit) {
 	switch had := statusOf(entry, p.Context); {
 	case had == nil && len(entry.Statuses)+d.fresh(entry) >= maxStatuses:
 		return // a record that is too long would be refused, and again each time
-	case had != nil && had.State == string(p.State) && (had.Digest == p.digest() || entry.Posts >= maxPosts):
+	case had != nil && had.State == string(p.State) && (had.Digest == p.digest() || told(entry) >= maxPosts):
 		return
 	}
 	d.Posts = append(d.Posts, p)
@@ -168,15 +170,20 @@ func (d *Decision) fresh(entry *v1alpha1.ReportedCommit) int {
 	return n
 }
 
-// hold takes out the posts that say nothing new but in their text and come too soon
-// after the last one.
+// hold takes out the posts that come too soon after the last one of their context: those
+// that say nothing new but in their text, and those that take a failure back before it is
+// over. A machine that fails, is replaced and fails again would be told of each time.
 func (d *Decision) hold(now time.Time) {
 	d.Posts = slices.DeleteFunc(d.Posts, func(p Post) bool {
-		had := statusOf(d.entry(p.Commit), p.Context)
-		if had == nil || had.State != string(p.State) {
+		entry := d.entry(p.Commit)
+		had := statusOf(entry, p.Context)
+		takesBack := func() bool {
+			return p.State == Pending && (had.State == string(Failure) || had.State == string(Error))
+		}
+		if had == nil || had.State != string(p.State) && !takesBack() {
 			return false
 		}
-		wait := pauseOf(d.entry(p.Commit)) - now.Sub(had.Time.Time)
+		wait := pauseOf(entry, p) - now.Sub(had.Time.Time)
 		if wait <= 0 {
 			return false
 		}
@@ -187,16 +194,25 @@ func (d *Decision) hold(now time.Time) {
 	})
 }
 
-// pauseOf is the least time between two texts of a commit. It doubles where all is said
-// in one status: a commit that touches a thousand overlays is told of a few times, however
-// long it takes.
-func pauseOf(entry *v1alpha1.ReportedCommit) time.Duration {
-	if len(entry.Statuses) > 1 {
-		return textPause
+// pauseOf is the least time between two texts of a context. Machines are on their way for
+// minutes or hours, and forges count requests: whatever the number of overlays, a commit
+// gets ten texts a minute at most, and ever fewer. Where all is said in one status the
+// pause doubles each time: a commit that touches a thousand overlays is told of a few
+// times, however long it takes.
+func pauseOf(entry *v1alpha1.ReportedCommit, p Post) time.Duration {
+	if len(entry.Statuses) <= 1 {
+		return textPause << min(max(entry.Posts-1, 0), maxDoublings)
 	}
-	const most = 5
-	return textPause << min(max(entry.Posts-1, 0), most)
+	const freely, atOnce = 4, 4 // texts of a context, and contexts
+	pause := textPause << min(told(entry)/freely, maxDoublings)
+	if p.Overlay != "" {
+		pause *= time.Duration((len(entry.Statuses) + atOnce - 1) / atOnce)
+	}
+	return pause
 }
+
+// told is how often each context of a commit was posted, on average.
+func told(entry *v1alpha1.ReportedCommit) int { return int(entry.Posts) / max(len(entry.Statuses), 1) }
 
 func (d *Decision) entry(hash string) *v1alpha1.ReportedCommit {
 	i := slices.IndexFunc(d.record.Commits, func(c v1alpha1.ReportedCommit) bool { return c.Commit == hash })
@@ -214,17 +230,18 @@ func statusOf(entry *v1alpha1.ReportedCommit, context string) *v1alpha1.Reported
 // Intend notes which statuses are about to get a state that they don't have, and
 // reports whether there are any. That is to be recorded before they are posted: who is
 // killed in between must not take the forge to show what is on record, and must know,
-// when a later commit has come meanwhile, what there is to close.
+// when a later commit has come meanwhile, what there is to close. The digest says what
+// was meant.
 func (d *Decision) Intend() bool {
 	news := false
 	for _, p := range d.Posts {
 		entry := d.entry(p.Commit)
 		switch had := statusOf(entry, p.Context); {
 		case had == nil:
-			entry.Statuses = append(entry.Statuses, v1alpha1.ReportedStatus{Context: p.Context, Overlay: p.Overlay})
+			entry.Statuses = append(entry.Statuses, v1alpha1.ReportedStatus{Context: p.Context, Overlay: p.Overlay, Digest: p.digest()})
 			news = true
-		case had.State != "" && had.State != string(p.State):
-			had.State, had.Digest = "", ""
+		case had.State == "" && had.Digest != p.digest(), had.State != "" && had.State != string(p.State):
+			had.State, had.Digest = "", p.digest()
 			news = true
 		}
 	}

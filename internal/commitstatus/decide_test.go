@@ -52,17 +52,56 @@ func ready(status metav1.ConditionStatus, reason, message string) func(*v1alpha1
 	return condition(v1alpha1.ReadyCondition, status, reason, message)
 }
 
+// applied is one whose machines are on their way.
 func applied(o *v1alpha1.ClusterOverlay) {
 	o.Status.AppliedRevision = o.Status.DesiredRevision
-	o.Status.History = append(o.Status.History, v1alpha1.HistoryEntry{Revision: o.Status.DesiredRevision})
-	condition(v1alpha1.ConvergedCondition, metav1.ConditionUnknown, v1alpha1.NotTrackedReason, "")(o)
-	ready(metav1.ConditionUnknown, v1alpha1.NotTrackedReason, "")(o)
+	o.Status.History = append([]v1alpha1.HistoryEntry{{Revision: o.Status.DesiredRevision, Outcome: v1alpha1.OutcomeApplied}}, o.Status.History...)
+	phase(metav1.ConditionFalse, v1alpha1.ProgressingReason, "machine w-1 boots")(o)
 }
 
-func appliedBefore(commit string) func(*v1alpha1.ClusterOverlay) {
+// phase is what is known of the machines.
+func phase(status metav1.ConditionStatus, reason, message string) func(*v1alpha1.ClusterOverlay) {
 	return func(o *v1alpha1.ClusterOverlay) {
-		o.Status.History = append(o.Status.History, v1alpha1.HistoryEntry{Revision: "main@sha1:" + commit})
+		condition(v1alpha1.ConvergedCondition, status, reason, message)(o)
+		if reason == v1alpha1.ProgressingReason || reason == v1alpha1.WaitingReason {
+			status = metav1.ConditionUnknown
+		}
+		ready(status, reason, message)(o)
 	}
+}
+
+func converged(o *v1alpha1.ClusterOverlay) {
+	if o.Status.AppliedRevision != o.Status.DesiredRevision {
+		applied(o)
+	}
+	o.Status.ConvergedRevision = o.Status.DesiredRevision
+	o.Status.History[0].Outcome = v1alpha1.OutcomeConverged
+	phase(metav1.ConditionTrue, v1alpha1.ConvergedReason, "")(o)
+}
+
+// machines are those that are done, of those desired.
+func machines(controlPlane, ofControlPlane, workers, ofWorkers int32) func(*v1alpha1.ClusterOverlay) {
+	return func(o *v1alpha1.ClusterOverlay) {
+		o.Status.Progress = &v1alpha1.Progress{
+			Phase:        v1alpha1.PhaseProgressing,
+			ControlPlane: v1alpha1.MachineCounts{Desired: ofControlPlane, Done: controlPlane},
+			Workers:      v1alpha1.MachineCounts{Desired: ofWorkers, Done: workers},
+		}
+	}
+}
+
+// before adds what became of an earlier commit.
+func before(commit string, outcome v1alpha1.Outcome) func(*v1alpha1.ClusterOverlay) {
+	return func(o *v1alpha1.ClusterOverlay) {
+		o.Status.History = append(o.Status.History, v1alpha1.HistoryEntry{Revision: "main@sha1:" + commit, Outcome: outcome})
+	}
+}
+
+// again is with other values of variables, at the same commit.
+func again(o *v1alpha1.ClusterOverlay) {
+	o.Status.ConvergedRevision = ""
+	o.Status.History = append([]v1alpha1.HistoryEntry{{Revision: o.Status.DesiredRevision, Outcome: v1alpha1.OutcomeApplied}}, o.Status.History...)
+	phase(metav1.ConditionFalse, v1alpha1.ProgressingReason, "values of variables have changed")(o)
 }
 
 func failed(reason, message string) func(*v1alpha1.ClusterOverlay) {
@@ -79,7 +118,7 @@ func recorded(context, overlay, state string) v1alpha1.ReportedStatus {
 	return v1alpha1.ReportedStatus{Context: context, Overlay: overlay, State: state, Digest: "x", Time: metav1.Time{Time: now.Add(-time.Hour)}}
 }
 
-const success = "applied; whether machines follow is not tracked yet"
+const success = "converged"
 
 func TestDecide(t *testing.T) {
 	for name, test := range map[string]struct {
@@ -88,10 +127,10 @@ func TestDecide(t *testing.T) {
 		want []string
 	}{
 		"nothing is known after a start": {
-			in: commitstatus.Input{Overlays: []v1alpha1.ClusterOverlay{overlay("a", one, applied)}},
+			in: commitstatus.Input{Overlays: []v1alpha1.ClusterOverlay{overlay("a", one, converged)}},
 		},
 		"a tip that is not looked at yet": {
-			in:   commitstatus.Input{Tip: one, Total: 2, Overlays: []v1alpha1.ClusterOverlay{overlay("a", one, applied)}},
+			in:   commitstatus.Input{Tip: one, Total: 2, Overlays: []v1alpha1.ClusterOverlay{overlay("a", one, converged)}},
 			want: []string{"1111111 capstan/prod pending: looking at 2 overlays"},
 		},
 		"a tip that can't be looked at": {
@@ -99,28 +138,28 @@ func TestDecide(t *testing.T) {
 			want: []string{"1111111 capstan/prod error: Secret ns/vars does not exist"},
 		},
 		"no overlay reads the tip": {
-			in:   commitstatus.Input{Tip: two, Settled: true, Overlays: []v1alpha1.ClusterOverlay{overlay("a", one, applied)}},
+			in:   commitstatus.Input{Tip: two, Settled: true, Overlays: []v1alpha1.ClusterOverlay{overlay("a", one, converged)}},
 			want: []string{"2222222 capstan/prod success: no cluster affected"},
 		},
 		"overlays that the tip doesn't touch get no status": {
 			in: commitstatus.Input{Tip: two, Settled: true, Overlays: []v1alpha1.ClusterOverlay{
-				overlay("a", one, applied), overlay("b", two, applied),
+				overlay("a", one, converged), overlay("b", two, converged),
 			}},
 			want: []string{"2222222 capstan/prod/clusters/b success: " + success, "2222222 capstan/prod success: " + success},
 		},
 		"the aggregate comes first while it waits": {
 			in: commitstatus.Input{Tip: one, Settled: true, Overlays: []v1alpha1.ClusterOverlay{
-				overlay("b", one), overlay("a", one, applied),
+				overlay("b", one), overlay("a", one, converged),
 			}},
 			want: []string{
-				"1111111 capstan/prod pending: 1 of 2 overlays done; clusters/b: being applied",
+				"1111111 capstan/prod pending: 1 of 2 overlays converged; clusters/b: being applied",
 				"1111111 capstan/prod/clusters/a success: " + success,
 				"1111111 capstan/prod/clusters/b pending: being applied",
 			},
 		},
 		"what the render found is ahead of what is recorded": {
 			in: commitstatus.Input{Tip: two, Settled: true, Desired: map[string]string{"prod-a": two}, Overlays: []v1alpha1.ClusterOverlay{
-				overlay("a", one, applied),
+				overlay("a", one, converged),
 			}},
 			want: []string{"2222222 capstan/prod pending: clusters/a: being applied", "2222222 capstan/prod/clusters/a pending: being applied"},
 		},
@@ -128,7 +167,7 @@ func TestDecide(t *testing.T) {
 			in: commitstatus.Input{Tip: one, Settled: true, Overlays: []v1alpha1.ClusterOverlay{
 				overlay("a", one, failed(v1alpha1.TransientReason, "the API server is away")),
 				overlay("b", one, failed(v1alpha1.InvalidReason, "2 objects failed:\nCluster ns/b: spec.x: unknown field\nother")),
-				overlay("c", one, applied),
+				overlay("c", one, converged),
 			}},
 			want: []string{
 				"1111111 capstan/prod/clusters/a error: the API server is away",
@@ -145,7 +184,7 @@ func TestDecide(t *testing.T) {
 		},
 		"over the cap there is the aggregate only": {
 			in: commitstatus.Input{Tip: one, Settled: true, Overlays: []v1alpha1.ClusterOverlay{
-				overlay("a", one, applied), overlay("b", one, applied), overlay("c", one, applied), overlay("d", one, applied),
+				overlay("a", one, converged), overlay("b", one, converged), overlay("c", one, converged), overlay("d", one, converged),
 			}},
 			want: []string{"1111111 capstan/prod success: 4 overlays " + success},
 		},
@@ -156,7 +195,7 @@ func TestDecide(t *testing.T) {
 				overlay("c", one, func(o *v1alpha1.ClusterOverlay) { o.Spec.Suspend = true }),
 			}},
 			want: []string{
-				"1111111 capstan/prod pending: 0 of 3 overlays done; clusters/a: the deletion of 2 objects waits: capstan approve prod-a",
+				"1111111 capstan/prod pending: 0 of 3 overlays converged; clusters/a: the deletion of 2 objects waits: capstan approve prod-a",
 				"1111111 capstan/prod/clusters/a pending: the deletion of 2 objects waits: capstan approve prod-a",
 				"1111111 capstan/prod/clusters/b pending: deleting, as approved",
 				"1111111 capstan/prod/clusters/c pending: suspended: nothing is applied until it is resumed",
@@ -177,7 +216,7 @@ func TestDecide(t *testing.T) {
 		},
 		"a later commit supersedes only what it changes": {
 			in: commitstatus.Input{Tip: two, Settled: true, Overlays: []v1alpha1.ClusterOverlay{
-				overlay("a", two, applied), overlay("b", one),
+				overlay("a", two, converged), overlay("b", one),
 			}},
 			had: &v1alpha1.ForgeStatus{Tip: one, Commits: []v1alpha1.ReportedCommit{{Commit: one, Overlays: ptr.To[int32](2), Statuses: []v1alpha1.ReportedStatus{
 				recorded("capstan/prod", "", "pending"), recorded("capstan/prod/clusters/a", "prod-a", "pending"), recorded("capstan/prod/clusters/b", "prod-b", "pending"),
@@ -185,37 +224,37 @@ func TestDecide(t *testing.T) {
 			want: []string{
 				"2222222 capstan/prod/clusters/a success: " + success,
 				"2222222 capstan/prod success: " + success,
-				"1111111 capstan/prod pending: 1 of 2 overlays done; clusters/b: being applied",
+				"1111111 capstan/prod pending: 0 of 2 overlays converged; clusters/b: being applied",
 				"1111111 capstan/prod/clusters/b pending: being applied",
-				"1111111 capstan/prod/clusters/a failure: superseded by 2222222 before it was done",
+				"1111111 capstan/prod/clusters/a failure: superseded by 2222222 before it had converged",
 			},
 		},
 		"superseded as a whole": {
-			in: commitstatus.Input{Tip: two, Settled: true, Overlays: []v1alpha1.ClusterOverlay{overlay("a", two, applied)}},
+			in: commitstatus.Input{Tip: two, Settled: true, Overlays: []v1alpha1.ClusterOverlay{overlay("a", two, converged)}},
 			had: &v1alpha1.ForgeStatus{Tip: one, Commits: []v1alpha1.ReportedCommit{{Commit: one, Overlays: ptr.To[int32](1), Statuses: []v1alpha1.ReportedStatus{
 				recorded("capstan/prod", "", "pending"), recorded("capstan/prod/clusters/a", "prod-a", "pending"),
 			}}}},
 			want: []string{
 				"2222222 capstan/prod/clusters/a success: " + success,
 				"2222222 capstan/prod success: " + success,
-				"1111111 capstan/prod/clusters/a failure: superseded by 2222222 before it was done",
-				"1111111 capstan/prod failure: superseded by later commits: 1 of 1 overlay not done",
+				"1111111 capstan/prod/clusters/a failure: superseded by 2222222 before it had converged",
+				"1111111 capstan/prod failure: superseded by later commits: 1 of 1 overlay not converged",
 			},
 		},
-		"applied in between is no failure": {
-			in: commitstatus.Input{Tip: two, Settled: true, Overlays: []v1alpha1.ClusterOverlay{overlay("a", two, applied, appliedBefore(one))}},
+		"converged in between is no failure": {
+			in: commitstatus.Input{Tip: two, Settled: true, Overlays: []v1alpha1.ClusterOverlay{overlay("a", two, converged, before(one, v1alpha1.OutcomeConverged))}},
 			had: &v1alpha1.ForgeStatus{Tip: one, Commits: []v1alpha1.ReportedCommit{{Commit: one, Overlays: ptr.To[int32](1), Statuses: []v1alpha1.ReportedStatus{
 				recorded("capstan/prod", "", "pending"), recorded("capstan/prod/clusters/a", "prod-a", "pending"),
 			}}}},
 			want: []string{
 				"2222222 capstan/prod/clusters/a success: " + success,
 				"2222222 capstan/prod success: " + success,
-				"1111111 capstan/prod/clusters/a success: applied; changed by a later commit since",
+				"1111111 capstan/prod/clusters/a success: converged",
 				"1111111 capstan/prod success: 1 overlay done",
 			},
 		},
 		"overtaken before it was looked at": {
-			in: commitstatus.Input{Tip: two, Settled: true, Overlays: []v1alpha1.ClusterOverlay{overlay("a", two, applied)}},
+			in: commitstatus.Input{Tip: two, Settled: true, Overlays: []v1alpha1.ClusterOverlay{overlay("a", two, converged)}},
 			had: &v1alpha1.ForgeStatus{Tip: one, Commits: []v1alpha1.ReportedCommit{{Commit: one, Statuses: []v1alpha1.ReportedStatus{
 				recorded("capstan/prod", "", "pending"),
 			}}}},
@@ -226,7 +265,7 @@ func TestDecide(t *testing.T) {
 			},
 		},
 		"over the cap, who is missing is taken for superseded": {
-			in: commitstatus.Input{Tip: two, Settled: true, Overlays: []v1alpha1.ClusterOverlay{overlay("a", two, applied), overlay("b", two, applied, appliedBefore(one))}},
+			in: commitstatus.Input{Tip: two, Settled: true, Overlays: []v1alpha1.ClusterOverlay{overlay("a", two, converged), overlay("b", two, converged, before(one, v1alpha1.OutcomeConverged))}},
 			had: &v1alpha1.ForgeStatus{Tip: one, Commits: []v1alpha1.ReportedCommit{{Commit: one, Overlays: ptr.To[int32](4), Statuses: []v1alpha1.ReportedStatus{
 				recorded("capstan/prod", "", "pending"),
 			}}}},
@@ -234,7 +273,7 @@ func TestDecide(t *testing.T) {
 				"2222222 capstan/prod/clusters/a success: " + success,
 				"2222222 capstan/prod/clusters/b success: " + success,
 				"2222222 capstan/prod success: 2 overlays " + success,
-				"1111111 capstan/prod failure: superseded by later commits: 3 of 4 overlays not done",
+				"1111111 capstan/prod failure: superseded by later commits: 3 of 4 overlays not converged",
 			},
 		},
 		"a newer commit is looked at before it is known as the tip": {
@@ -242,7 +281,25 @@ func TestDecide(t *testing.T) {
 			had: &v1alpha1.ForgeStatus{Tip: one, Commits: []v1alpha1.ReportedCommit{{Commit: one, Overlays: ptr.To[int32](1), Statuses: []v1alpha1.ReportedStatus{
 				recorded("capstan/prod", "", "pending"), recorded("capstan/prod/clusters/a", "prod-a", "pending"),
 			}}}},
-			want: []string{"1111111 capstan/prod/clusters/a failure: superseded by 2222222 before it was done"},
+			want: []string{"1111111 capstan/prod/clusters/a failure: superseded by 2222222 before it had converged"},
+		},
+		"an overlay that a later commit deleted had not converged": {
+			in: commitstatus.Input{Tip: two, Settled: true, Overlays: []v1alpha1.ClusterOverlay{overlay("b", one)}},
+			had: &v1alpha1.ForgeStatus{Tip: two, Commits: []v1alpha1.ReportedCommit{
+				{Commit: two, Overlays: ptr.To[int32](1), Statuses: []v1alpha1.ReportedStatus{
+					recorded("capstan/prod", "", "pending"), recorded("capstan/prod/clusters/a", "prod-a", "pending"),
+				}},
+				{Commit: one, Overlays: ptr.To[int32](2), Statuses: []v1alpha1.ReportedStatus{
+					recorded("capstan/prod", "", "pending"), recorded("capstan/prod/clusters/a", "prod-a", "pending"), recorded("capstan/prod/clusters/b", "prod-b", "pending"),
+				}},
+			}},
+			want: []string{
+				"2222222 capstan/prod/clusters/a success: gone: deleted with approval, or let go",
+				"2222222 capstan/prod success: 1 overlay done",
+				"1111111 capstan/prod pending: 0 of 2 overlays converged; clusters/b: being applied",
+				"1111111 capstan/prod/clusters/b pending: being applied",
+				"1111111 capstan/prod/clusters/a failure: superseded by a later commit before it had converged",
+			},
 		},
 		"an overlay that a person deletes is not gone, it comes back": {
 			in: commitstatus.Input{Tip: two, Total: 1},
@@ -255,9 +312,102 @@ func TestDecide(t *testing.T) {
 				}},
 			}},
 		},
-		"applied, and again with other values at the same commit": {
+		"being applied with other values at the same commit": {
 			in: commitstatus.Input{Tip: one, Settled: true, Overlays: []v1alpha1.ClusterOverlay{
-				overlay("a", one, applied, ready(metav1.ConditionUnknown, v1alpha1.ProgressingReason, "being applied")),
+				overlay("a", one, applied, phase(metav1.ConditionFalse, v1alpha1.StalledReason, "quota"), ready(metav1.ConditionUnknown, v1alpha1.ProgressingReason, "being applied")),
+			}},
+			want: []string{"1111111 capstan/prod pending: clusters/a: being applied", "1111111 capstan/prod/clusters/a pending: being applied"},
+		},
+		"converged, and again with other values at the same commit": {
+			in: commitstatus.Input{Tip: one, Settled: true, Overlays: []v1alpha1.ClusterOverlay{
+				overlay("a", one, converged, again),
+			}},
+			want: []string{"1111111 capstan/prod pending: clusters/a: values of variables have changed", "1111111 capstan/prod/clusters/a pending: values of variables have changed"},
+		},
+		"pending with counts until the machines are there": {
+			in: commitstatus.Input{Tip: one, Settled: true, Overlays: []v1alpha1.ClusterOverlay{
+				overlay("a", one, applied, machines(3, 3, 1, 3)),
+				overlay("b", one, applied, machines(1, 3, 0, 0)),
+				overlay("c", one, converged, machines(3, 3, 3, 3)),
+			}},
+			want: []string{
+				"1111111 capstan/prod pending: 1 of 3 overlays converged; clusters/a: 4 of 6 machines; workers 1 of 3: machine w-1 boots",
+				"1111111 capstan/prod/clusters/a pending: 4 of 6 machines; workers 1 of 3: machine w-1 boots",
+				"1111111 capstan/prod/clusters/b pending: 1 of 3 machines: machine w-1 boots",
+				"1111111 capstan/prod/clusters/c success: converged",
+			},
+		},
+		"what nobody works on is waited for, with the reason": {
+			in: commitstatus.Input{Tip: one, Settled: true, Overlays: []v1alpha1.ClusterOverlay{
+				overlay("a", one, applied, machines(1, 3, 1, 3), phase(metav1.ConditionFalse, v1alpha1.WaitingReason, "Cluster ns/a is paused")),
+				overlay("b", one, applied, machines(1, 3, 1, 3), phase(metav1.ConditionUnknown, v1alpha1.NotWatchedReason, "no rights to watch Machines")),
+				overlay("c", one, applied),
+			}},
+			want: []string{
+				"1111111 capstan/prod pending: 0 of 3 overlays converged; clusters/a: 2 of 6 machines; control plane 1 of 3, workers 1 of 3: Cluster ns/a is paused",
+				"1111111 capstan/prod/clusters/a pending: 2 of 6 machines; control plane 1 of 3, workers 1 of 3: Cluster ns/a is paused",
+				"1111111 capstan/prod/clusters/b pending: can't be watched: no rights to watch Machines",
+				"1111111 capstan/prod/clusters/c pending: machine w-1 boots",
+			},
+		},
+		"a stall is a failure that says what blocks": {
+			in: commitstatus.Input{Tip: one, Settled: true, Overlays: []v1alpha1.ClusterOverlay{
+				overlay("a", one, applied, machines(3, 3, 1, 3)),
+				overlay("b", one, applied, machines(3, 3, 1, 3), phase(metav1.ConditionFalse, v1alpha1.StalledReason, "PodDisruptionBudget ns/db blocks the drain of w-1")),
+			}},
+			want: []string{
+				"1111111 capstan/prod/clusters/a pending: 4 of 6 machines; workers 1 of 3: machine w-1 boots",
+				"1111111 capstan/prod/clusters/b failure: stalled at 4 of 6 machines; workers 1 of 3: PodDisruptionBudget ns/db blocks the drain of w-1",
+				"1111111 capstan/prod failure: 1 of 2 overlays failed: clusters/b: stalled at 4 of 6 machines; workers 1 of 3: PodDisruptionBudget ns/db blocks the drain of w-1",
+			},
+		},
+		"a stall of the revision before is not one of this": {
+			in: commitstatus.Input{Tip: two, Settled: true, Overlays: []v1alpha1.ClusterOverlay{
+				overlay("a", two, phase(metav1.ConditionFalse, v1alpha1.StalledReason, "quota")),
+			}},
+			want: []string{"2222222 capstan/prod pending: clusters/a: being applied", "2222222 capstan/prod/clusters/a pending: being applied"},
+		},
+		"nor is its convergence": {
+			in: commitstatus.Input{Tip: two, Settled: true, Overlays: []v1alpha1.ClusterOverlay{
+				overlay("a", two, applied, phase(metav1.ConditionTrue, v1alpha1.ConvergedReason, ""), func(o *v1alpha1.ClusterOverlay) { o.Status.ConvergedRevision = "main@sha1:" + one }),
+			}},
+			want: []string{
+				"2222222 capstan/prod pending: clusters/a: applied; its machines are being looked at",
+				"2222222 capstan/prod/clusters/a pending: applied; its machines are being looked at",
+			},
+		},
+		"what has converged stays a success": {
+			in: commitstatus.Input{Tip: one, Settled: true, Overlays: []v1alpha1.ClusterOverlay{
+				overlay("a", one, converged, machines(3, 3, 2, 3), phase(metav1.ConditionFalse, v1alpha1.DegradedReason, "machine w-1 is not ready")),
+				overlay("b", one, converged, func(o *v1alpha1.ClusterOverlay) { o.Spec.Suspend = true }),
+				overlay("c", one, converged, failed(v1alpha1.TransientReason, "the API server is away")),
+			}},
+			want: []string{
+				"1111111 capstan/prod/clusters/a success: converged",
+				"1111111 capstan/prod/clusters/b success: converged",
+				"1111111 capstan/prod/clusters/c success: converged",
+				"1111111 capstan/prod success: 3 overlays converged",
+			},
+		},
+		"applied in between, but not converged, is superseded": {
+			in: commitstatus.Input{Tip: two, Settled: true, Overlays: []v1alpha1.ClusterOverlay{
+				overlay("a", two, before(one, v1alpha1.OutcomeSuperseded), before(one, v1alpha1.OutcomeConverged), converged),
+			}},
+			had: &v1alpha1.ForgeStatus{Tip: one, Commits: []v1alpha1.ReportedCommit{{Commit: one, Overlays: ptr.To[int32](1), Statuses: []v1alpha1.ReportedStatus{
+				recorded("capstan/prod", "", "pending"), recorded("capstan/prod/clusters/a", "prod-a", "pending"),
+			}}}},
+			want: []string{
+				"2222222 capstan/prod/clusters/a success: " + success,
+				"2222222 capstan/prod success: " + success,
+				"1111111 capstan/prod/clusters/a failure: superseded by 2222222 before it had converged",
+				"1111111 capstan/prod failure: superseded by later commits: 1 of 1 overlay not converged",
+			},
+		},
+		"the revision before, pushed back, is not there until it is applied": {
+			in: commitstatus.Input{Tip: one, Settled: true, Overlays: []v1alpha1.ClusterOverlay{
+				overlay("a", one, func(o *v1alpha1.ClusterOverlay) {
+					o.Status.AppliedRevision, o.Status.ConvergedRevision = "main@sha1:"+two, "main@sha1:"+one
+				}),
 			}},
 			want: []string{"1111111 capstan/prod pending: clusters/a: being applied", "1111111 capstan/prod/clusters/a pending: being applied"},
 		},
@@ -298,7 +448,7 @@ func acknowledge(d *commitstatus.Decision, at time.Time) *v1alpha1.ForgeStatus {
 // What the forge has is not posted again; a commit of which all is said is forgotten
 // when another takes its place.
 func TestNothingTwice(t *testing.T) {
-	in := commitstatus.Input{Fleet: fleet(nil), Tip: one, Settled: true, Now: now, Overlays: []v1alpha1.ClusterOverlay{overlay("a", one, applied)}}
+	in := commitstatus.Input{Fleet: fleet(nil), Tip: one, Settled: true, Now: now, Overlays: []v1alpha1.ClusterOverlay{overlay("a", one, converged)}}
 	d := commitstatus.Decide(in)
 	in.Fleet = fleet(acknowledge(&d, now))
 	if again := commitstatus.Decide(in); len(again.Posts) > 0 || again.After != 0 {
@@ -314,7 +464,7 @@ func TestNothingTwice(t *testing.T) {
 
 // Another forge, repository or prefix knows nothing yet.
 func TestAnotherHost(t *testing.T) {
-	in := commitstatus.Input{Host: "one", Fleet: fleet(nil), Tip: one, Settled: true, Now: now, Overlays: []v1alpha1.ClusterOverlay{overlay("a", one, applied)}}
+	in := commitstatus.Input{Host: "one", Fleet: fleet(nil), Tip: one, Settled: true, Now: now, Overlays: []v1alpha1.ClusterOverlay{overlay("a", one, converged)}}
 	d := commitstatus.Decide(in)
 	posts := len(d.Posts)
 	status := acknowledge(&d, now)
@@ -339,7 +489,7 @@ func TestTexts(t *testing.T) {
 	in.Fleet = fleet(acknowledge(&d, now))
 	in.Fleet.Spec = spec
 
-	in.Overlays = []v1alpha1.ClusterOverlay{overlay("a", one, applied), b}
+	in.Overlays = []v1alpha1.ClusterOverlay{overlay("a", one, converged), b}
 	in.Now = now.Add(10 * time.Second)
 	if d := commitstatus.Decide(in); len(d.Posts) != 0 || d.After != 20*time.Second {
 		t.Errorf("too soon: posts %v, after %s", d.Posts, d.After)
@@ -356,7 +506,7 @@ func TestTexts(t *testing.T) {
 	if d := commitstatus.Decide(in); len(d.Posts) != 0 || d.After != 0 {
 		t.Errorf("enough texts: posts %v, after %s", d.Posts, d.After)
 	}
-	in.Overlays = []v1alpha1.ClusterOverlay{overlay("a", one, applied), overlay("b", one, applied)}
+	in.Overlays = []v1alpha1.ClusterOverlay{overlay("a", one, converged), overlay("b", one, converged)}
 	if d := commitstatus.Decide(in); len(d.Posts) != 1 || d.Posts[0].State != commitstatus.Success {
 		t.Errorf("a transition: posts %v", d.Posts)
 	}
@@ -378,9 +528,9 @@ func TestDescriptionsFit(t *testing.T) {
 
 // An overlay's status is never taken for the plan's, and names are not too long.
 func TestContexts(t *testing.T) {
-	deep := overlay("a", one, applied)
+	deep := overlay("a", one, converged)
 	deep.Spec.Path = strings.Repeat("deep/", 100) + "a"
-	odd := overlay("plan", one, applied)
+	odd := overlay("plan", one, converged)
 	odd.Spec.Path = "plan"
 	d := commitstatus.Decide(commitstatus.Input{Fleet: fleet(nil), Tip: one, Settled: true, Now: now, Overlays: []v1alpha1.ClusterOverlay{deep, odd}})
 	var got []string
@@ -442,7 +592,7 @@ func TestRecordFits(t *testing.T) {
 	for i := range 60 {
 		name := fmt.Sprint(i)
 		entry.Statuses = append(entry.Statuses, recorded("old/prod/clusters/"+name, "prod-"+name, "success"))
-		in.Overlays = append(in.Overlays, overlay(name, one, applied))
+		in.Overlays = append(in.Overlays, overlay(name, one, converged))
 	}
 	in.Fleet = fleet(&v1alpha1.ForgeStatus{Tip: one, Commits: []v1alpha1.ReportedCommit{entry}})
 	in.Fleet.Spec.Forge.MaxContexts = ptr.To[int32](100)

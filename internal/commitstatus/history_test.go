@@ -3,17 +3,20 @@ package commitstatus_test
 import (
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"testing"
 	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"capstan.dev/capstan/api/v1alpha1"
 	"capstan.dev/capstan/internal/commitstatus"
 )
 
-// model is a fleet whose overlays are changed, applied, broken and deleted at random,
-// with a forge that fails at random and an agent that is killed between a post and its
-// record.
+// model is a fleet whose overlays are changed, applied, broken, converge, degrade and are
+// deleted at random, with a forge that fails at random and an agent that is killed between
+// a post and its record.
 type model struct {
 	*testing.T
 	random   *rand.Rand
@@ -24,44 +27,119 @@ type model struct {
 	recorded *v1alpha1.ForgeStatus
 	// shown is what a person sees at the forge, by commit and context.
 	shown map[string]commitstatus.State
-	// unlucky are overlays that a commit wanted and that another changed before they
-	// were applied, by commit.
-	unlucky map[string]int
-	posts   int
+	// touched has, by commit, the overlays that it changes, and whether they have got
+	// there: with the present values of variables, or by being deleted.
+	touched map[string]map[string]bool
+	// again are the commits, and those with overlays, that got other values.
+	again map[string]bool
+	posts int
+}
+
+// change has the tip touch an overlay.
+func (m *model) change(o *v1alpha1.ClusterOverlay) {
+	fresh := overlay(strings.TrimPrefix(o.Name, "prod-"), m.tip)
+	fresh.Status.History, fresh.Status.AppliedRevision = o.Status.History, o.Status.AppliedRevision
+	fresh.Status.ConvergedRevision = o.Status.ConvergedRevision
+	*o = fresh
+	m.touched[m.tip][o.Name] = false
 }
 
 func (m *model) commit() {
 	m.commits++
 	m.tip = fmt.Sprintf("%040d", m.commits)
+	m.touched[m.tip] = map[string]bool{}
 	for i := range m.overlays {
-		if o := &m.overlays[i]; m.random.IntN(3) == 0 {
-			if o.Status.AppliedRevision != o.Status.DesiredRevision {
-				m.unlucky[commitstatus.Hash(o.Status.DesiredRevision)]++
-			}
-			name := strings.TrimPrefix(o.Name, "prod-")
-			history := o.Status.History
-			*o = overlay(name, m.tip)
-			o.Status.History = history
+		if m.random.IntN(3) == 0 {
+			m.change(&m.overlays[i])
 		}
 	}
 }
 
+// leave is a commit that deletes an overlay, until it is gone.
+func (m *model) leave(o *v1alpha1.ClusterOverlay) {
+	m.commit()
+	m.change(o)
+	pendingDeletion(false)(o)
+}
+
+func (m *model) apply(o *v1alpha1.ClusterOverlay) {
+	if len(o.Status.History) > 0 && o.Status.History[0].Outcome != v1alpha1.OutcomeConverged {
+		o.Status.History[0].Outcome = v1alpha1.OutcomeSuperseded
+	}
+	o.Status.History = o.Status.History[:min(len(o.Status.History), 9)]
+	o.Status.Conditions = nil
+	applied(o)
+}
+
+// reach has the machines be where what is applied asks them to be, which may not be
+// what is desired any more.
+func (m *model) reach(o *v1alpha1.ClusterOverlay) {
+	o.Status.History[0].Outcome = v1alpha1.OutcomeConverged
+	o.Status.ConvergedRevision = o.Status.AppliedRevision
+	if o.Status.AppliedRevision == o.Status.DesiredRevision {
+		o.Status.Conditions = nil
+		phase(metav1.ConditionTrue, v1alpha1.ConvergedReason, "")(o)
+	}
+	m.touched[commitstatus.Hash(o.Status.AppliedRevision)][o.Name] = true
+}
+
+// revalue applies other values of variables at the same commit.
+func (m *model) revalue(o *v1alpha1.ClusterOverlay) {
+	m.apply(o)
+	again(o)
+	o.Status.History = slices.Delete(o.Status.History, 1, 2) // what apply has added
+	hash := commitstatus.Hash(o.Status.DesiredRevision)
+	m.touched[hash][o.Name] = false
+	m.again[hash], m.again[hash+" "+o.Name] = true, true
+}
+
+// trouble is what a status may say of machines without telling whether they ever got there.
+func (m *model) trouble(o *v1alpha1.ClusterOverlay) {
+	done := m.random.Int32N(4)
+	machines(done, 3, 0, 0)(o)
+	reason := []string{v1alpha1.ProgressingReason, v1alpha1.WaitingReason, v1alpha1.StalledReason, v1alpha1.NotWatchedReason}[m.random.IntN(4)]
+	if o.Status.ConvergedRevision == o.Status.DesiredRevision {
+		reason = v1alpha1.DegradedReason
+	}
+	o.Status.Conditions = nil
+	phase(metav1.ConditionFalse, reason, "trouble")(o)
+}
+
 func (m *model) step() {
 	m.now = m.now.Add(time.Duration(m.random.IntN(40)) * time.Second)
-	if len(m.overlays) > 0 {
-		o := &m.overlays[m.random.IntN(len(m.overlays))]
-		switch m.random.IntN(6) {
-		case 0, 1:
-			if o.Status.AppliedRevision != o.Status.DesiredRevision {
-				applied(o)
-				o.Status.History = o.Status.History[max(0, len(o.Status.History)-10):]
-			}
-		case 2:
-			if o.Status.AppliedRevision != o.Status.DesiredRevision {
-				failed(v1alpha1.InvalidReason, "no")(o)
-			}
-		case 3:
-			m.commit()
+	o := &m.overlays[m.random.IntN(len(m.overlays))]
+	leaving, there := o.Status.PendingDeletion != nil, o.Status.AppliedRevision == o.Status.DesiredRevision
+	switch m.random.IntN(11) {
+	case 0, 1, 2:
+		if !there && !leaving {
+			m.apply(o)
+		}
+	case 3, 4:
+		if len(o.Status.History) > 0 {
+			m.reach(o)
+		}
+	case 5:
+		if !leaving {
+			failed(v1alpha1.InvalidReason, "no")(o)
+		}
+	case 6:
+		m.commit()
+	case 7:
+		if there {
+			m.trouble(o)
+		}
+	case 8:
+		if there && m.random.IntN(4) == 0 {
+			m.revalue(o)
+		}
+	case 9:
+		o.Spec.Suspend = m.random.IntN(3) == 0
+	case 10:
+		if leaving && len(m.overlays) > 1 {
+			m.touched[commitstatus.Hash(o.Status.DesiredRevision)][o.Name] = true
+			m.overlays = slices.DeleteFunc(m.overlays, func(other v1alpha1.ClusterOverlay) bool { return other.Name == o.Name })
+		} else if m.random.IntN(3) == 0 {
+			m.leave(o)
 		}
 	}
 	m.report(m.random.IntN(3) > 0)
@@ -83,9 +161,7 @@ func (m *model) report(settled bool) {
 		if m.random.IntN(6) == 0 {
 			break // the forge is away
 		}
-		m.posts++
-		m.honest(p, settled)
-		m.shown[p.Commit+" "+p.Context] = p.State
+		m.show(p)
 		d.Acknowledge(p, m.now)
 	}
 	if !killed {
@@ -98,26 +174,33 @@ func (m *model) record(d *commitstatus.Decision) {
 	m.recorded = &v1alpha1.ForgeStatus{Tip: tip, Commits: commits}
 }
 
-// honest fails for a success that is none.
-func (m *model) honest(p commitstatus.Post, settled bool) {
-	if p.State != commitstatus.Success {
-		return
-	}
-	for _, o := range m.overlays {
-		if commitstatus.Hash(o.Status.DesiredRevision) == p.Commit && o.Status.AppliedRevision != o.Status.DesiredRevision && (p.Overlay == "" || p.Overlay == o.Name) {
-			m.Fatalf("success %q for %s, and %s is not applied (settled: %v)", p.Description, p.Context, o.Name, settled)
+// show has a person see a post, and fails for a success that is none or that is taken
+// back without a cause.
+func (m *model) show(p commitstatus.Post) {
+	of := p.Commit + " " + p.Context
+	if p.State == commitstatus.Success {
+		for name, there := range m.touched[p.Commit] {
+			if !there && (p.Overlay == "" || p.Overlay == name) {
+				m.Fatalf("success %q for %s of %s, where %s has not converged", p.Description, p.Context, p.Commit, name)
+			}
 		}
 	}
-	if p.Overlay == "" && m.unlucky[p.Commit] > 0 {
-		m.Fatalf("success %q for commit %s, of which %d overlays were overtaken", p.Description, p.Commit, m.unlucky[p.Commit])
+	caused := m.again[strings.TrimSuffix(p.Commit+" "+p.Overlay, " ")]
+	if m.shown[of] == commitstatus.Success && p.State != commitstatus.Success && !caused {
+		m.Fatalf("%s %q for %s of %s, after a success", p.State, p.Description, p.Context, p.Commit)
 	}
+	m.shown[of] = p.State
+	m.posts++
 }
 
-// Whatever happens, no success is a lie, and once everything is applied and the forge
-// is back no status that a person sees is left open.
+// Whatever happens, no success is a lie or is taken back, and once everything has
+// converged and the forge is back no status that a person sees is left open.
 func TestHistories(t *testing.T) {
-	for seed := range uint64(400) {
-		m := &model{T: t, random: rand.New(rand.NewPCG(seed, 1)), now: now, shown: map[string]commitstatus.State{}, unlucky: map[string]int{}}
+	for seed := range uint64(1000) {
+		m := &model{
+			T: t, random: rand.New(rand.NewPCG(seed, 1)), now: now, shown: map[string]commitstatus.State{},
+			touched: map[string]map[string]bool{strings.Repeat("0", 40): {}}, again: map[string]bool{},
+		}
 		for i := range 1 + m.random.IntN(6) {
 			m.overlays = append(m.overlays, overlay(fmt.Sprint(i), strings.Repeat("0", 40)))
 		}
@@ -126,9 +209,12 @@ func TestHistories(t *testing.T) {
 			m.step()
 		}
 		for i := range m.overlays {
-			if o := &m.overlays[i]; o.Status.AppliedRevision != o.Status.DesiredRevision {
-				applied(o)
+			o := &m.overlays[i]
+			o.Spec.Suspend, o.Status.PendingDeletion = false, nil
+			if o.Status.AppliedRevision != o.Status.DesiredRevision {
+				m.apply(o)
 			}
+			m.reach(o)
 		}
 		m.settle()
 		for what, state := range m.shown {
@@ -155,8 +241,7 @@ func (m *model) settle() {
 			return
 		}
 		for _, p := range append([]commitstatus.Post(nil), d.Posts...) {
-			m.honest(p, true)
-			m.shown[p.Commit+" "+p.Context] = p.State
+			m.show(p)
 			d.Acknowledge(p, m.now)
 		}
 		m.record(&d)
