@@ -1,7 +1,8 @@
 # Everything here works on a machine with only Go, git and make. The first run builds
-# the parts of Kubernetes, etcd and, for tests, Gitea from their Go modules (about 8
-# minutes on two cores, and 4 for Gitea) and keeps them in bin/. Set KUBEBUILDER_ASSETS to a folder with kube-apiserver and etcd
-# to use those instead; what that folder lacks besides is built as well.
+# the parts of Kubernetes, etcd and, for tests, Gitea and Prometheus from their Go modules
+# (about 8 minutes on two cores, 4 for Gitea and 3 for Prometheus) and keeps them in bin/.
+# Set KUBEBUILDER_ASSETS to a folder with kube-apiserver and etcd to use those instead;
+# what that folder lacks besides is built as well.
 
 .POSIX:
 .DELETE_ON_ERROR:
@@ -22,6 +23,7 @@ pinned = $(shell sed -n 's,^[[:space:]]*$(2) \(v[^ ]*\).*,\1,p' tools/$(1)/go.mo
 KUBE_VERSION = $(call pinned,kubernetes,k8s.io/kubernetes)
 ETCD_VERSION = $(call pinned,etcd,go.etcd.io/etcd/server/v3)
 GITEA_VERSION = $(call pinned,gitea,code.gitea.io/gitea)
+PROMETHEUS_VERSION = $(call pinned,prometheus,github.com/prometheus/prometheus)
 CONTROLLER_GEN_VERSION = $(call pinned,controller-gen,sigs.k8s.io/controller-tools)
 GOLANGCI_LINT_VERSION = $(call pinned,golangci-lint,github.com/golangci/golangci-lint/v2)
 
@@ -54,14 +56,14 @@ devcluster: assets ## Build bin/devcluster, a Cluster API management cluster wit
 	@cd dev && go build -o ../bin/.devcluster.tmp.$$$$ ./cmd/devcluster && mv ../bin/.devcluster.tmp.$$$$ ../bin/devcluster
 
 .PHONY: test
-test: assets gitea ## Vet and test everything; the race detector on what needs no API server and no Gitea
+test: assets gitea prometheus ## Vet and test everything; the race detector on what needs no API server and no Gitea
 	@hack/test.sh
 
 .PHONY: check
 check: verify lint test-race ## All that a change must pass: verify, lint, and test with the race detector everywhere
 
 .PHONY: test-race
-test-race: assets gitea
+test-race: assets gitea prometheus
 	@hack/test.sh --race-all
 
 .PHONY: bench
@@ -111,6 +113,12 @@ assets: envtest
 gitea: ## Build a real Gitea into bin/, for tests and the demo
 	@hack/tool.sh gitea gitea code.gitea.io/gitea '$(GITEA_VERSION)' \
 		'-s -w -X main.Version=$(GITEA_VERSION:v%=%) -X main.Tags=sqlite' 'about 4 minutes' sqlite
+
+# Without what finds targets in clouds, the larger part of it.
+.PHONY: prometheus
+prometheus: ## Build Prometheus and promtool into bin/, for tests of alerts and of the dashboard
+	@hack/tool.sh prometheus prometheus github.com/prometheus/prometheus/cmd/prometheus '$(PROMETHEUS_VERSION)' '-s -w' 'about 3 minutes' remove_all_sd
+	@hack/tool.sh prometheus promtool github.com/prometheus/prometheus/cmd/promtool '$(PROMETHEUS_VERSION)' '-s -w' 'about half a minute' remove_all_sd
 
 .PHONY: controller-gen
 controller-gen:
