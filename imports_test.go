@@ -170,6 +170,7 @@ var doors = []door{
 		"only tests install CRDs; the chart does it for people"},
 
 	{"github.com/spf13/cobra", []string{cmd}, "the command line"},
+	{"golang.org/x/term", []string{cmd}, "how wide a terminal is, only a program that prints needs to know"},
 	{"k8s.io/klog/v2", []string{cmd}, "client-go logs to it: the program sends that where its own log goes"},
 	{"go.uber.org/zap", []string{cmd}, "loggers are made in one place and passed on as logr"},
 }

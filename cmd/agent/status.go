@@ -1,285 +1,143 @@
 package main
 
 import (
-	"bytes"
-	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"io"
-	"slices"
 	"strings"
-	"text/tabwriter"
 	"time"
 
 	"github.com/spf13/cobra"
-	"k8s.io/apimachinery/pkg/api/meta"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"capstan.dev/capstan/api/v1alpha1"
 	"capstan.dev/capstan/internal/agent"
-	"capstan.dev/capstan/internal/capi"
 )
 
 type statusOptions struct {
-	watch, allNamespaces bool
-	output               string
-	interval             time.Duration
+	watch, allNamespaces, ascii, wait bool
+	output                            string
+	interval                          time.Duration // of watch
+	timeout                           time.Duration // of wait
+	revision                          string        // to wait for; "" for what is desired
 }
 
 func newStatusCommand(a *app) *cobra.Command {
 	var o statusOptions
 	cmd := &cobra.Command{
-		Use: "status", Short: "Show the Fleets and their overlays", Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			if o.output != "table" && o.output != "json" {
-				return fmt.Errorf("--output %q: want table or json", o.output)
+		Use:   "status [OVERLAY|PATH|fleet/NAME]...",
+		Short: "Show how far the Fleets and their overlays are, or wait until they are there",
+		Long: `With no argument, or with fleet/NAME, show Fleets and their overlays. With an overlay,
+show it down to its machines.
+
+With --wait, wait until all that is named has converged: exit code 0. It is 1 as soon
+as that won't happen by itself, because something failed, is stuck or waits for a
+person, and 2 after --timeout.`,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := o.check(cmd.Flags().Changed, args); err != nil {
+				return err
 			}
-			c, _, namespace, err := a.client()
+			c, namespace, err := a.watcher()
 			if err != nil {
 				return err
 			}
 			if o.allNamespaces {
 				namespace = ""
 			}
-			if o.interval <= 0 {
-				return fmt.Errorf("--interval %s: must be positive", o.interval)
+			switch {
+			case o.wait:
+				return a.awaitConvergence(cmd.Context(), c, namespace, args, o)
+			case o.watch:
+				return a.watchStatus(cmd.Context(), a.statusPage(c, namespace, args), o)
 			}
-			if o.watch {
-				return a.watchStatus(cmd.Context(), c, namespace, o)
-			}
-			s, err := readStatus(cmd.Context(), c, namespace)
+			page, err := a.statusPage(c, namespace, args)(cmd.Context())
 			if err != nil {
 				return err
 			}
-			if s.warning != "" {
-				fmt.Fprintln(a.err, s.warning)
+			for _, warning := range page.warnings() {
+				fmt.Fprintln(a.err, warning)
 			}
-			return a.printStatus(a.out, s, o.output)
+			if o.output == "json" {
+				return a.printJSON(page)
+			}
+			return page.text(a.out, a.style(o.ascii), time.Now())
 		},
 	}
 	cmd.Flags().BoolVarP(&o.watch, "watch", "w", false, "go on showing until interrupted")
 	cmd.Flags().BoolVarP(&o.allNamespaces, "all-namespaces", "A", false, "show all namespaces")
 	cmd.Flags().StringVarP(&o.output, "output", "o", "table", "table or json")
 	cmd.Flags().DurationVar(&o.interval, "interval", time.Second, "how often --watch looks")
+	cmd.Flags().BoolVar(&o.ascii, "ascii", false, "no colors, and only characters of ASCII of our own; the default unless the output is a terminal")
+	cmd.Flags().BoolVar(&o.wait, "wait", false, "wait until all that is named has converged")
+	cmd.Flags().DurationVar(&o.timeout, "timeout", 10*time.Minute, "how long --wait waits")
+	cmd.Flags().StringVar(&o.revision, "revision", "", "with --wait: the commit to wait for, at least 7 digits of it; default: the one that is desired")
 	return cmd
 }
 
-// fleetStatus is one Fleet as `status -o json` prints it.
-type fleetStatus struct {
-	Namespace        string                 `json:"namespace"`
-	Name             string                 `json:"name"`
-	ObservedRevision string                 `json:"observedRevision"`
-	Overlays         v1alpha1.OverlayCounts `json:"overlays"`
-	Suspended        bool                   `json:"suspended,omitempty"`
-	Problem          string                 `json:"problem,omitempty"`
+// check finds options that are wrong, or that don't go together.
+func (o *statusOptions) check(changed func(flag string) bool, args []string) error {
+	switch {
+	case o.output != "table" && o.output != "json":
+		return fmt.Errorf("--output %q: want table or json", o.output)
+	case o.interval <= 0:
+		return fmt.Errorf("--interval %s: must be positive", o.interval)
+	case o.timeout <= 0:
+		return fmt.Errorf("--timeout %s: must be positive", o.timeout)
+	case o.wait && (o.watch || o.output == "json"):
+		return errors.New("--wait prints a line for each change: it goes with neither --watch nor -o json")
+	case !o.wait && (changed("timeout") || changed("revision")):
+		return errors.New("--timeout and --revision are for --wait")
+	case changed("revision") && !isRevision(o.revision):
+		return fmt.Errorf("--revision %q: want a commit, at least 7 digits of it", o.revision)
+	case o.allNamespaces && len(args) > 0:
+		return errors.New("-A shows all there is: it goes without arguments")
+	case !o.wait && len(args) > 1:
+		return errors.New("status shows one overlay or Fleet at a time; --wait takes several")
+	}
+	return nil
 }
 
-// overlayStatus is one overlay as `status -o json` prints it.
-type overlayStatus struct {
-	Namespace       string                    `json:"namespace"`
-	Name            string                    `json:"name"`
-	Fleet           string                    `json:"fleet"`
-	Path            string                    `json:"path"`
-	Cluster         string                    `json:"cluster,omitempty"`
-	State           agent.State               `json:"state"`
-	Objects         int32                     `json:"objects"`
-	ControlPlane    capi.Replicas             `json:"controlPlane,omitzero"`
-	Workers         capi.Replicas             `json:"workers,omitzero"`
-	DesiredRevision string                    `json:"desiredRevision,omitempty"`
-	AppliedRevision string                    `json:"appliedRevision,omitempty"`
-	PendingDeletion *v1alpha1.PendingDeletion `json:"pendingDeletion,omitempty"`
-	Message         string                    `json:"message,omitempty"`
+// isRevision tells whether a text can be (the beginning of) a commit's hash.
+func isRevision(text string) bool {
+	return len(text) >= 7 && len(text) <= 64 && strings.Trim(text, "0123456789abcdef") == ""
 }
 
-// fleetView is all that status shows.
-type fleetView struct {
-	Fleets   []fleetStatus   `json:"fleets"`
-	Overlays []overlayStatus `json:"overlays"`
-
-	warning string // why machines are not shown; "" if they are
-}
-
-// readStatus reads Fleets and overlays; namespace "" stands for all.
-func readStatus(ctx context.Context, c client.Client, namespace string) (fleetView, error) {
-	view := fleetView{Fleets: []fleetStatus{}, Overlays: []overlayStatus{}}
-	var fleets v1alpha1.FleetList
-	if err := c.List(ctx, &fleets, client.InNamespace(namespace)); err != nil {
-		return view, fmt.Errorf("list Fleets: %w", err)
-	}
-	var overlays v1alpha1.ClusterOverlayList
-	if err := c.List(ctx, &overlays, client.InNamespace(namespace)); err != nil {
-		return view, fmt.Errorf("list ClusterOverlays: %w", err)
-	}
-	for i := range fleets.Items {
-		f := &fleets.Items[i]
-		view.Fleets = append(view.Fleets, fleetStatus{
-			Namespace: f.Namespace, Name: f.Name, ObservedRevision: f.Status.ObservedRevision,
-			Overlays: agent.Count(ofFleet(overlays.Items, f)), Suspended: f.Spec.Suspend, Problem: problemOf(f.Status.Conditions),
-		})
-	}
-	machines, err := readMachines(ctx, c, overlays.Items)
+// watcher returns a client that can watch too, and the namespace to work in.
+func (a *app) watcher() (client.WithWatch, string, error) {
+	config, namespace, err := a.connect()
 	if err != nil {
-		view.warning = "warning: machines are not shown: " + err.Error()
+		return nil, "", err
 	}
-	for i := range overlays.Items {
-		o := &overlays.Items[i]
-		m := machines[ownerOf(o)]
-		view.Overlays = append(view.Overlays, overlayStatus{
-			Namespace: o.Namespace, Name: o.Name, Fleet: o.Spec.FleetRef.Name, Path: o.Spec.Path,
-			Cluster: o.Status.Cluster, State: agent.StateOf(o), Objects: o.Status.Objects,
-			ControlPlane: m.controlPlane, Workers: m.workers,
-			DesiredRevision: o.Status.DesiredRevision, AppliedRevision: o.Status.AppliedRevision,
-			PendingDeletion: o.Status.PendingDeletion, Message: messageOf(o),
-		})
+	c, err := client.NewWithWatch(config, client.Options{Scheme: newScheme()})
+	if err != nil {
+		return nil, "", fmt.Errorf("reach the management cluster: %w", err)
 	}
-	slices.SortFunc(view.Overlays, func(a, b overlayStatus) int {
-		return cmp.Or(cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Fleet, b.Fleet), cmp.Compare(a.Path, b.Path))
-	})
-	return view, nil
+	return c, namespace, nil
 }
 
-// ofFleet picks the overlays of a Fleet. They are counted here, because the Fleet's
-// own counts follow a moment later.
-func ofFleet(overlays []v1alpha1.ClusterOverlay, f *v1alpha1.Fleet) []v1alpha1.ClusterOverlay {
-	var own []v1alpha1.ClusterOverlay
-	for _, o := range overlays {
-		if o.Namespace == f.Namespace && o.Spec.FleetRef.Name == f.Name {
-			own = append(own, o)
+// page is something that status shows. It marshals to what -o json prints, and says
+// nothing there that depends on when it is printed.
+type page interface {
+	text(out io.Writer, s style, now time.Time) error
+	// warnings say what couldn't be read and is left out.
+	warnings() []string
+}
+
+// statusPage says how to read what the arguments ask for.
+func (a *app) statusPage(c client.Client, namespace string, args []string) func(context.Context) (page, error) {
+	return func(ctx context.Context) (page, error) {
+		if len(args) == 0 {
+			return readFleets(ctx, c, namespace, "")
 		}
-	}
-	return own
-}
-
-// problemOf returns the message of the first condition that is False.
-func problemOf(conditions []metav1.Condition) string {
-	for _, c := range conditions {
-		if c.Status == metav1.ConditionFalse && c.Type != v1alpha1.PendingDeletionCondition && c.Type != v1alpha1.ReadyCondition {
-			return c.Reason + ": " + c.Message
+		target, err := findTarget(ctx, c, namespace, args[0])
+		if err != nil {
+			return nil, err
 		}
-	}
-	return ""
-}
-
-// messageOf is what a person has to know of an overlay, "" if all is well.
-func messageOf(o *v1alpha1.ClusterOverlay) string {
-	if problem := problemOf(o.Status.Conditions); problem != "" {
-		return problem
-	}
-	if c := meta.FindStatusCondition(o.Status.Conditions, v1alpha1.PendingDeletionCondition); c != nil && c.Message != "" {
-		return c.Reason + ": " + c.Message
-	}
-	return ""
-}
-
-// printStatus prints what status shows.
-func (a *app) printStatus(out io.Writer, view fleetView, output string) error {
-	if output == "json" {
-		return a.printJSON(view)
-	}
-	table := tabwriter.NewWriter(out, 0, 4, 2, ' ', 0)
-	fmt.Fprintln(table, "FLEET\tREVISION\tOVERLAYS\tAPPLIED\tFAILED\tPENDING DELETION\tPROBLEM")
-	for _, f := range view.Fleets {
-		fmt.Fprintf(table, "%s\t%s\t%d\t%d\t%d\t%d\t%s\n", f.Namespace+"/"+f.Name, shortRevision(f.ObservedRevision),
-			f.Overlays.Total, f.Overlays.Applied, f.Overlays.Failed, f.Overlays.PendingDeletion, short(cmp.Or(f.Problem, suspendedText(f.Suspended))))
-	}
-	if err := table.Flush(); err != nil {
-		return err
-	}
-	if len(view.Fleets) == 0 {
-		fmt.Fprintln(out, "(no Fleet)")
-	}
-	fmt.Fprintln(out)
-	table = tabwriter.NewWriter(out, 0, 4, 2, ' ', 0)
-	fmt.Fprintln(table, "OVERLAY\tCLUSTER\tSTATE\tOBJECTS\tCONTROL PLANE\tWORKERS\tDESIRED\tAPPLIED\tMESSAGE")
-	for _, o := range view.Overlays {
-		fmt.Fprintf(table, "%s\t%s\t%s\t%d\t%s\t%s\t%s\t%s\t%s\n", cell(o.Path), cmp.Or(o.Cluster, "-"), o.State, o.Objects,
-			o.ControlPlane, o.Workers, shortRevision(o.DesiredRevision), shortRevision(o.AppliedRevision), short(o.Message))
-	}
-	return table.Flush()
-}
-
-// suspendedText says that a Fleet is suspended, "" if it is not.
-func suspendedText(suspended bool) string {
-	if suspended {
-		return "suspended"
-	}
-	return ""
-}
-
-// shortRevision is main@1234abcd for main@sha1:1234abcd….
-func shortRevision(revision string) string {
-	ref, hash, ok := strings.Cut(revision, "sha1:")
-	if !ok {
-		return cmp.Or(revision, "-")
-	}
-	return ref + hash[:min(8, len(hash))]
-}
-
-// cell is a text that can't break a table.
-func cell(text string) string {
-	return strings.NewReplacer("\n", " ", "\t", " ").Replace(printable(text))
-}
-
-// short is as much of a message as a table has room for.
-func short(message string) string {
-	const room = 120
-	if runes := []rune(message); len(runes) > room {
-		message = string(runes[:room]) + " …"
-	}
-	return cell(message)
-}
-
-// watchStatus shows the status whenever it changes: on a terminal in place,
-// otherwise one below the other.
-func (a *app) watchStatus(ctx context.Context, c client.Client, namespace string, o statusOptions) error {
-	clear := isTerminal(a.out)
-	var last []byte
-	var warned string
-	ticker := time.NewTicker(o.interval)
-	defer ticker.Stop()
-	for {
-		var page bytes.Buffer
-		view, err := readStatus(ctx, c, namespace)
-		switch {
-		case ctx.Err() != nil:
-			return nil
-		case err != nil:
-			fmt.Fprintln(&page, "can't read the status: "+err.Error())
-		default:
-			if o.output == "json" {
-				err = (&app{out: &page}).printJSON(view)
-			} else {
-				err = a.printStatus(&page, view, o.output)
-			}
-			if err != nil {
-				return err
-			}
-			switch {
-			case view.warning == "":
-			case clear: // it would be wiped off a terminal
-				fmt.Fprintln(&page, "\n"+printable(view.warning))
-			case view.warning != warned:
-				fmt.Fprintln(a.err, view.warning)
-			}
-			warned = view.warning
+		if overlay, ok := target.(*v1alpha1.ClusterOverlay); ok {
+			return readOverlay(ctx, c, overlay)
 		}
-		if !bytes.Equal(page.Bytes(), last) {
-			last = slices.Clone(page.Bytes())
-			if clear {
-				fmt.Fprint(a.out, "\x1b[H\x1b[2J")
-			} else {
-				fmt.Fprintln(a.out)
-			}
-			if _, err := a.out.Write(last); err != nil {
-				return err
-			}
-		}
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-ticker.C:
-		}
+		return readFleets(ctx, c, namespace, target.GetName())
 	}
 }
 
