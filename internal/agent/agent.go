@@ -29,6 +29,7 @@ import (
 	"capstan.dev/capstan/api/v1alpha1"
 	"capstan.dev/capstan/internal/apply"
 	"capstan.dev/capstan/internal/forge"
+	"capstan.dev/capstan/internal/live"
 	"capstan.dev/capstan/internal/planner"
 	"capstan.dev/capstan/internal/sandbox"
 	"capstan.dev/capstan/internal/source"
@@ -72,6 +73,8 @@ type Options struct {
 	Pages Pages
 	// Hooks is set up to take webhooks. Default: none, and repositories are only polled.
 	Hooks *Hooks
+	// MetricsOverlays is the number of overlays with series of their own. Default 2,000.
+	MetricsOverlays int
 	// Random returns numbers in [0,1) for jitter. Default: math/rand.
 	Random func() float64
 	// Log gets what doesn't belong to one reconciliation.
@@ -86,6 +89,7 @@ func (o *Options) complete() error {
 	orDefault(&o.OverlayWorkers, 4*runtime.GOMAXPROCS(0))
 	orDefault(&o.Requests, 8)
 	orDefault(&o.PullWorkers, 1)
+	orDefault(&o.MetricsOverlays, 2000)
 	orDefault(&o.PullTime, 10*time.Minute)
 	orDefault(&o.RetryFirst, time.Second)
 	orDefault(&o.RetryMost, 5*time.Minute)
@@ -136,6 +140,21 @@ func Setup(ctx context.Context, mgr manager.Manager, opts Options) error {
 		return fmt.Errorf("index overlays by Fleet: %w", err)
 	}
 	s := &setup{Options: opts, mgr: mgr, applier: applier, metrics: metrics, queue: &objectQueue{}, syncs: &objectQueue{}, reports: &objectQueue{}, pulls: &lateQueue[pullRequest]{}, checked: newCheckedPulls()}
+	s.progress = &objectQueue{}
+	s.objects, err = live.New(live.Options{
+		Config: mgr.GetConfig(), Mapper: mgr.GetRESTMapper(), Failed: metrics.unwatched, Log: opts.Log.WithName("live"),
+		Changed: func(overlay types.NamespacedName) { s.progress.addAfter(overlay, progressPause) },
+	})
+	if err != nil {
+		return err
+	}
+	if err := mgr.Add(s.objects); err != nil {
+		return err
+	}
+	err = opts.Registerer.Register(&stateCollector{reader: mgr.GetClient(), leading: mgr.Elected(), clock: opts.Clock, most: opts.MetricsOverlays})
+	if err != nil {
+		return fmt.Errorf("register metrics: %w", err)
+	}
 	s.values = &valueCache{metadata: mgr.GetClient(), live: mgr.GetAPIReader()}
 	s.key = &digestKey{reader: mgr.GetAPIReader(), writer: mgr.GetClient(), namespace: opts.Namespace}
 	s.mirrors = &mirrors{
@@ -166,8 +185,11 @@ type setup struct {
 	// queue takes overlays, syncs takes fleets whose repository is to be looked at, reports
 	// those whose forge is to be told something.
 	queue, syncs, reports *objectQueue
-	pulls                 *lateQueue[pullRequest]
-	checked               *checkedPulls
+	// progress takes overlays whose live objects may look different now.
+	progress *objectQueue
+	objects  *live.Objects
+	pulls    *lateQueue[pullRequest]
+	checked  *checkedPulls
 	// replan has a Fleet's pull requests looked at again.
 	replan func(*v1alpha1.Fleet)
 }
@@ -187,7 +209,7 @@ func (s *setup) fleets() error {
 		mirrors: s.mirrors,
 		values:  s.values,
 		key:     s.key, board: s.board, enqueue: s.queue.add, report: s.reports.add, replan: func(f *v1alpha1.Fleet) { s.replan(f) },
-		recorder: s.recorder(), metrics: s.metrics,
+		recorder: s.recorder(), metrics: s.metrics, clock: s.Clock,
 		jitter: s.jitter,
 	}
 	var reconciler reconcile.Reconciler = r
@@ -212,8 +234,17 @@ func (s *setup) overlays() error {
 		applier: func(namespace, account string) (Applier, error) { return s.as(namespace, account) },
 		key:     s.key, board: s.board, clock: s.Clock,
 		recorder: s.recorder(), metrics: s.metrics,
-		written:  &written{last: map[types.NamespacedName]*v1alpha1.ClusterOverlay{}},
+		objects: s.objects, follow: s.progress.addAfter,
+		turns:    &turns{held: map[types.NamespacedName]*turn{}},
+		written:  &written{clock: s.Clock, last: map[types.NamespacedName]*v1alpha1.ClusterOverlay{}, times: map[types.NamespacedName]time.Time{}},
 		attempts: &attempts{first: s.RetryFirst, most: s.RetryMost, count: map[types.NamespacedName]int{}},
+	}
+	progress := &progressReconciler{overlayReconciler: r}
+	if err := builder.ControllerManagedBy(s.mgr).Named("progress").
+		WatchesRawSource(s.progress).
+		WithOptions(controller.Options{MaxConcurrentReconciles: s.OverlayWorkers, RateLimiter: s.backoff()}).
+		Complete(progress); err != nil {
+		return err
 	}
 	wanted := predicate.Or(
 		predicate.GenerationChangedPredicate{},
@@ -233,14 +264,14 @@ func (s *setup) summaries() error {
 		For(&v1alpha1.Fleet{}).
 		Watches(&v1alpha1.ClusterOverlay{}, soon()).
 		WithOptions(controller.Options{RateLimiter: s.backoff()}).
-		Complete(&summaryReconciler{client: s.mgr.GetClient(), reader: s.mgr.GetAPIReader()})
+		Complete(&summaryReconciler{client: s.mgr.GetClient(), reader: s.mgr.GetAPIReader(), board: s.board})
 }
 
 // tellForges sets the reconciler up that tells forges what became of commits.
 func (s *setup) tellForges() error {
 	r := &reportReconciler{
 		client: s.mgr.GetClient(), reader: s.mgr.GetAPIReader(), board: s.board, pages: s.Pages,
-		forges: s.forges, recorder: s.recorder(), clock: s.Clock, pauses: &pauses{held: map[types.NamespacedName]*pause{}},
+		forges: s.forges, recorder: s.recorder(), clock: s.Clock, metrics: s.metrics, pauses: &pauses{held: map[types.NamespacedName]*pause{}},
 	}
 	return ctrl.NewControllerManagedBy(s.mgr).Named("report").
 		For(&v1alpha1.Fleet{}, builder.WithPredicates(predicate.GenerationChangedPredicate{})).
@@ -259,11 +290,11 @@ func (s *setup) pullRequests() error {
 		sandbox: func(ctx context.Context) (Sandbox, error) {
 			return sandbox.Start(ctx, sandbox.Options{Command: s.Sandbox, Log: s.Log})
 		},
-		recorder: s.recorder(),
-		limit:    s.PullTime,
-		jitter:   s.jitter,
-		checked:  s.checked,
-		enqueue:  s.pulls.add,
+		recorder: s.recorder(), metrics: s.metrics,
+		limit:   s.PullTime,
+		jitter:  s.jitter,
+		checked: s.checked,
+		enqueue: s.pulls.add,
 	}
 	if len(s.Sandbox) == 0 {
 		return nil

@@ -46,6 +46,8 @@ type view struct {
 	adopted map[string][]v1alpha1.ObjectReference
 	// scanned are the overlays that such a look has covered.
 	scanned map[types.UID]bool
+	// since is when the commit can have come into Git at the earliest.
+	since time.Time
 	// secrets holds the values of variables that come from Secrets, nil if none do.
 	secrets *unstructured.Unstructured
 }
@@ -126,6 +128,8 @@ type fleetBoard struct {
 	// tip is the commit that the tracked ref named last; problem says why there is no
 	// view of it, "" if there is.
 	tip, problem string
+	// sightings bound when the tip can have come into Git.
+	sightings sightings
 
 	renderings map[string]*rendering
 	// claimedBy lists, by object, the overlays whose renderings claim it.

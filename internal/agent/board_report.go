@@ -1,9 +1,12 @@
 package agent
 
 import (
+	"time"
+
 	"k8s.io/apimachinery/pkg/types"
 
 	"capstan.dev/capstan/api/v1alpha1"
+	"capstan.dev/capstan/internal/commitstatus"
 	"capstan.dev/capstan/internal/planner"
 	"capstan.dev/capstan/internal/source"
 )
@@ -42,6 +45,17 @@ func (o *outlook) settled(fleet string, overlays []v1alpha1.ClusterOverlay) bool
 	return there == len(o.paths) // else the cache doesn't show one that was made just now
 }
 
+// current says that it is known which overlays the tip touches, and that the overlays
+// given say so, too.
+func (o *outlook) current(fleet string, overlays []v1alpha1.ClusterOverlay) bool {
+	for i := range overlays {
+		if hash := o.desired[overlays[i].Name]; hash != "" && hash != commitstatus.Hash(overlays[i].Status.DesiredRevision) {
+			return false
+		}
+	}
+	return o.settled(fleet, overlays)
+}
+
 // observed notes the commit that the tracked ref names, and why it can't be looked
 // at.
 func (b *board) observed(fleet types.NamespacedName, revision source.Revision, problem string) {
@@ -53,6 +67,45 @@ func (b *board) observed(fleet types.NamespacedName, revision source.Revision, p
 		b.fleets[fleet] = f
 	}
 	f.tip, f.problem = revision.Hash, problem
+}
+
+// sightings bound when a tip can have come into Git.
+type sightings struct {
+	// tip is the commit that was found last, since when it can have been there.
+	tip   string
+	since time.Time
+	// looked is when the last look began.
+	looked time.Time
+}
+
+// sight notes a look at Git that began at looked, and returns when the commit that it
+// found can have come there at the earliest: the commit's own time, but not before the
+// last look that found another, and not after this one. Before the first look since the
+// start of the agent, made is the bound: the Fleet's own age.
+func (b *board) sight(fleet types.NamespacedName, s *source.Snapshot, made, looked, now time.Time) time.Time {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	f := b.fleets[fleet]
+	if f == nil {
+		f = newFleetBoard()
+		b.fleets[fleet] = f
+	}
+	last := &f.sightings
+	if last.tip != s.Revision.Hash {
+		earliest := last.looked
+		if earliest.IsZero() {
+			earliest = made
+		}
+		last.tip, last.since = s.Revision.Hash, s.Time
+		if last.since.Before(earliest) {
+			last.since = earliest
+		}
+		if last.since.After(now) {
+			last.since = now
+		}
+	}
+	last.looked = looked
+	return last.since
 }
 
 // outlook returns what is known of a fleet's newest commit.

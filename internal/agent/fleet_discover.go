@@ -39,6 +39,7 @@ func discoverStep(ctx context.Context, run *fleetRun) error {
 		ctrl.LoggerFrom(ctx).V(1).Info("directory is not an overlay", "path", s.Path, "reason", s.Reason)
 	}
 	run.next.revision, run.next.tree = run.snapshot.Revision, run.snapshot.Tree
+	run.next.since = run.since
 	run.next.serviceAccount = run.fleet.Spec.ServiceAccountName
 	run.next.maxClusters = int(ptr.Deref(run.fleet.Spec.Deletion.MaxClusters, 0))
 	run.next.paths = make(map[string]bool, len(overlays))

@@ -28,12 +28,14 @@ func fetchStep(ctx context.Context, run *fleetRun) error {
 	if err != nil {
 		return run.stop(v1alpha1.FetchedCondition, reason, err)
 	}
+	looked := run.clock.Now()
 	snapshot, err := mirror.Sync(ctx)
 	run.metrics.synced(run.name, mirror.Stats(), err)
 	if err != nil {
 		return run.stop(v1alpha1.FetchedCondition, fetchReason(err), err)
 	}
 	run.snapshot = snapshot
+	run.since = run.board.sight(run.name, snapshot, run.fleet.CreationTimestamp.Time, looked, run.clock.Now())
 	run.condition(v1alpha1.FetchedCondition, metav1.ConditionTrue, v1alpha1.SucceededReason, "the tracked ref is readable")
 	return nil
 }

@@ -13,6 +13,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/tools/record"
 	"k8s.io/client-go/util/retry"
+	"k8s.io/utils/clock"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -49,6 +50,7 @@ type fleetReconciler struct {
 	replan   func(*v1alpha1.Fleet)
 	recorder record.EventRecorder
 	metrics  *metrics
+	clock    clock.PassiveClock
 	jitter   func(time.Duration) time.Duration
 }
 
@@ -60,6 +62,7 @@ type fleetRun struct {
 	fleet    *v1alpha1.Fleet
 	status   v1alpha1.FleetStatus
 	snapshot *source.Snapshot
+	since    time.Time // when it can have come into Git at the earliest
 	next     view
 	existing map[string]*v1alpha1.ClusterOverlay // the fleet's, by path
 	misnamed []*v1alpha1.ClusterOverlay          // those that are not the overlay of their path

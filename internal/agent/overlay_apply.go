@@ -67,7 +67,7 @@ func applyStep(ctx context.Context, run *overlayRun) error {
 	if err != nil {
 		return err
 	}
-	run.metrics.applied(report)
+	run.metrics.sent(report)
 	if report.Halted != nil {
 		return run.halted(report.Halted)
 	}
@@ -94,14 +94,16 @@ func (run *overlayRun) toSend() []object.ID {
 
 // send applies objects. Those that are live under another overlay of the fleet are
 // taken over from it, if it is known to have let go of them.
-func (run *overlayRun) send(ctx context.Context, ids []object.ID, known map[object.ID]types.UID) (apply.Report, error) {
+func (run *overlayRun) send(ctx context.Context, ids []object.ID, known map[object.ID]types.UID) (report apply.Report, err error) {
 	applier, err := run.as()
 	if err != nil {
 		return apply.Report{}, err
 	}
 	req := run.built.Request(run.owner())
 	req.Objects, req.Known, req.ReadAll = run.built.Pick(ids), known, run.requested
-	report, err := applier.Apply(ctx, req)
+	done := run.metrics.applying()
+	defer func() { done(err) }()
+	report, err = applier.Apply(ctx, req)
 	if err != nil || report.Halted != nil {
 		return report, err
 	}
@@ -160,7 +162,11 @@ func (run *overlayRun) recordOutcomes(report apply.Report) {
 	var outcomes []inventory.Outcome
 	for _, o := range report.Outcomes {
 		if attempted(o.Action) {
-			outcomes = append(outcomes, inventory.Outcome{Ref: o.Ref, Digest: digests[o.ID], Applied: o.Err == nil})
+			outcome := inventory.Outcome{Ref: o.Ref, Digest: digests[o.ID], Applied: o.Err == nil}
+			if o.After != nil {
+				outcome.Generation = o.After.GetGeneration()
+			}
+			outcomes = append(outcomes, outcome)
 		}
 	}
 	run.status.Inventory = inventory.Record(run.status.Inventory, outcomes)
@@ -181,17 +187,37 @@ func attempted(action apply.Action) bool {
 func (run *overlayRun) applied(summary string) {
 	run.handled()
 	if run.status.AppliedRevision != run.status.DesiredRevision || run.status.RenderDigest != run.built.Digest {
+		run.supersede()
 		run.events = append(run.events, notice{corev1.EventTypeNormal, "Applied", run.status.DesiredRevision + ": " + summary})
 		run.status.History = slices.Insert(run.status.History, 0, v1alpha1.HistoryEntry{
 			Revision: run.status.DesiredRevision, RenderDigest: run.built.Digest,
+			Outcome: v1alpha1.OutcomeApplied, Since: run.status.DesiredSince,
 			Time: metav1.Time{Time: run.clock.Now()}.Rfc3339Copy(), Message: summary,
 		})
 		run.status.History = run.status.History[:min(len(run.status.History), maxHistory)]
+		if run.status.AppliedRevision != run.status.DesiredRevision {
+			run.lag(run.metrics.applyLag, run.status.DesiredSince, run.clock.Now())
+		}
 	}
 	run.status.AppliedRevision = run.status.DesiredRevision
 	run.status.RenderDigest = run.built.Digest
 	run.recovered(v1alpha1.AppliedCondition, run.status.DesiredRevision)
 	run.condition(v1alpha1.AppliedCondition, metav1.ConditionTrue, v1alpha1.SucceededReason, fmt.Sprintf("%d objects", len(run.built.Objects)))
+}
+
+// supersede closes what is on record of what was applied before: something else is
+// applied now.
+func (run *overlayRun) supersede() {
+	if run.status.RenderDigest != run.built.Digest {
+		run.status.Progress = nil // it counts from now
+	}
+	if run.status.AppliedRevision == run.status.DesiredRevision {
+		run.status.ConvergedRevision = "" // the same commit, with other values of variables
+		run.status.DesiredSince = nil     // when those changed isn't known
+	}
+	if len(run.status.History) > 0 && run.status.History[0].Outcome != v1alpha1.OutcomeConverged {
+		run.status.History[0].Outcome = v1alpha1.OutcomeSuperseded
+	}
 }
 
 // halted records what keeps the agent from writing to any object of the overlay.

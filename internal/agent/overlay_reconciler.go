@@ -47,7 +47,11 @@ type overlayReconciler struct {
 	recorder record.EventRecorder
 	metrics  *metrics
 	clock    clock.PassiveClock
+	objects  LiveObjects
+	// follow asks for another look at an overlay's progress after a while.
+	follow func(overlay types.NamespacedName, after time.Duration)
 
+	turns    *turns
 	written  *written
 	attempts *attempts
 }
@@ -72,6 +76,7 @@ type overlayRun struct {
 	shared    map[object.ID]bool // Namespaces that other overlays render too
 	halt      string             // why nothing may be written to the overlay's objects now
 	events    []notice
+	lags      []func() // observations to be made once the status is recorded
 	// settled is false while something is left to do that no event will announce:
 	// then the overlay is looked at again after retry, unless that is 0, and by
 	// backOff, whichever is sooner.
@@ -102,21 +107,20 @@ var overlaySteps = []overlayStep{
 
 // Reconcile runs the steps, then records the outcome whatever it was.
 func (r *overlayReconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Result, error) {
+	// Whatever happens here, progress is looked at afterwards: what changed meanwhile was
+	// left to us.
+	defer r.follow(req.NamespacedName, 0)
+	defer r.turns.take(req.NamespacedName)()
 	var overlay v1alpha1.ClusterOverlay
 	if err := r.client.Get(ctx, req.NamespacedName, &overlay); err != nil {
 		if apierrors.IsNotFound(err) {
 			r.written.forget(req.NamespacedName)
 			r.attempts.succeeded(req.NamespacedName)
-			r.metrics.forgetOverlay(req.NamespacedName)
 		}
 		return ctrl.Result{}, client.IgnoreNotFound(err)
 	}
 	r.written.newer(&overlay)
-	run := &overlayRun{
-		overlayReconciler: r, name: req.NamespacedName, overlay: &overlay,
-		fleetName: types.NamespacedName{Namespace: overlay.Namespace, Name: overlay.Spec.FleetRef.Name},
-		status:    *overlay.Status.DeepCopy(), settled: true,
-	}
+	run := r.newRun(&overlay)
 	err := run.steps(ctx)
 	if ctx.Err() != nil {
 		// Stopping. What was written ahead is on record; the next start goes on from it.
@@ -137,6 +141,14 @@ func (r *overlayReconciler) Reconcile(ctx context.Context, req ctrl.Request) (ct
 		return ctrl.Result{RequeueAfter: time.Second}, nil
 	}
 	return run.result(ctx, err)
+}
+
+func (r *overlayReconciler) newRun(overlay *v1alpha1.ClusterOverlay) *overlayRun {
+	return &overlayRun{
+		overlayReconciler: r, name: client.ObjectKeyFromObject(overlay), overlay: overlay,
+		fleetName: types.NamespacedName{Namespace: overlay.Namespace, Name: overlay.Spec.FleetRef.Name},
+		status:    *overlay.Status.DeepCopy(), settled: true,
+	}
 }
 
 func (run *overlayRun) steps(ctx context.Context) error {
@@ -203,17 +215,13 @@ func (run *overlayRun) record(ctx context.Context) error {
 		return nil // nobody needs to know any more
 	}
 	if run.view != nil || run.orphan {
-		run.conclude()
+		run.conclude(ctx)
 		if err := run.save(ctx); err != nil {
 			return err
 		}
-		run.metrics.recorded(run.fleetName, run.overlay)
 		run.own()
 	}
-	for _, e := range run.events {
-		run.recorder.Event(run.overlay, e.kind, e.reason, truncate(e.message))
-	}
-	run.events = nil
+	run.announce()
 	return nil
 }
 
@@ -233,17 +241,25 @@ func (run *overlayRun) recordAgain(ctx context.Context, conflict error) error {
 }
 
 // conclude sets what follows from everything else.
-func (run *overlayRun) conclude() {
+func (run *overlayRun) conclude(ctx context.Context) {
 	run.status.ObservedGeneration = run.overlay.Generation
+	if recheck := run.assess(ctx); recheck > 0 {
+		run.follow(run.name, recheck)
+	}
 	if run.orphan {
 		run.condition(v1alpha1.ReadyCondition, metav1.ConditionUnknown, v1alpha1.FleetNotFoundReason,
 			"there is no Fleet "+run.fleetName.String()+"; nothing is done to the overlay's objects")
 		return
 	}
+	run.summarise()
+}
+
+// summarise sets the conditions that follow from others.
+func (run *overlayRun) summarise() {
 	summarise(&run.status, run.overlay.Generation, run.suspended())
-	if ready := meta.FindStatusCondition(run.status.Conditions, v1alpha1.ReadyCondition); ready.Reason == v1alpha1.NotTrackedReason &&
-		run.rendering != nil && run.outdated() {
-		run.progressing() // Applied speaks of what was rendered before
+	applied := meta.IsStatusConditionTrue(run.status.Conditions, v1alpha1.AppliedCondition)
+	if applied && !run.suspended() && run.rendering != nil && run.rendering.err == nil && run.outdated() {
+		run.applying() // Applied speaks of what was rendered before
 	}
 }
 
@@ -268,14 +284,24 @@ func (run *overlayRun) save(ctx context.Context) error {
 // written remembers the overlays as last written, because the cache lags behind
 // our own writes, and a decision about deletion must not be made on an old status.
 type written struct {
-	mu   sync.Mutex
-	last map[types.NamespacedName]*v1alpha1.ClusterOverlay
+	clock clock.PassiveClock
+	mu    sync.Mutex
+	last  map[types.NamespacedName]*v1alpha1.ClusterOverlay
+	times map[types.NamespacedName]time.Time
 }
 
 func (w *written) remember(o *v1alpha1.ClusterOverlay) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.last[client.ObjectKeyFromObject(o)] = o.DeepCopy()
+	w.times[client.ObjectKeyFromObject(o)] = w.clock.Now()
+}
+
+// at is when an overlay was written last; the zero time if it wasn't.
+func (w *written) at(key types.NamespacedName) time.Time {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.times[key]
 }
 
 // newer replaces an overlay read from the cache by what was written last, if that
@@ -299,6 +325,7 @@ func (w *written) forget(key types.NamespacedName) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	delete(w.last, key)
+	delete(w.times, key)
 }
 
 // resourceVersion orders versions of one object. That is allowed since Kubernetes

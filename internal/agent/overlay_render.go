@@ -96,11 +96,18 @@ func (run *overlayRun) render(ctx context.Context) error {
 // becomes of this one.
 func (run *overlayRun) desire() {
 	run.status.DesiredRevision = run.view.revision.String()
-	run.progressing()
+	run.status.DesiredSince = nil
+	if !run.view.since.IsZero() {
+		since := metav1.Time{Time: run.view.since}.Rfc3339Copy()
+		run.status.DesiredSince = &since
+	}
+	run.applying()
 }
 
-func (run *overlayRun) progressing() {
+// applying says that what is applied is not what is desired.
+func (run *overlayRun) applying() {
 	run.condition(v1alpha1.ReadyCondition, metav1.ConditionUnknown, v1alpha1.ProgressingReason, "being applied")
+	run.condition(v1alpha1.ConvergedCondition, metav1.ConditionFalse, v1alpha1.NotAppliedReason, "not everything is applied")
 }
 
 // owner is what the overlay's objects are labelled with.

@@ -39,7 +39,7 @@ type verdict struct {
 // planPullStep renders what the pull request concerns, and compares it with the
 // cluster by dry-runs. Its content is a stranger's: it is rendered in a child process
 // and planned as untrusted.
-func planPullStep(ctx context.Context, run *pullRun) error {
+func planPullStep(ctx context.Context, run *pullRun) (err error) {
 	if run.verdict != nil {
 		return nil
 	}
@@ -50,6 +50,12 @@ func planPullStep(ctx context.Context, run *pullRun) error {
 	defer func() {
 		if err := box.Close(); err != nil {
 			ctrl.LoggerFrom(ctx).Error(err, "end the sandbox of a pull request")
+		}
+	}()
+	done := run.metrics.planning()
+	defer func() {
+		if !errors.Is(err, errLater) {
+			done(err)
 		}
 	}()
 	ctx, cancel := context.WithTimeout(ctx, run.limit) // the sandbox's start is none of the content's doing

@@ -50,6 +50,7 @@ type pullReconciler struct {
 	recorder record.EventRecorder
 	// limit bounds the planning of one pull request.
 	limit   time.Duration
+	metrics *metrics
 	jitter  func(time.Duration) time.Duration
 	checked *checkedPulls
 	enqueue func(pullRequest)

@@ -32,6 +32,7 @@ type reportReconciler struct {
 	forges   *forges
 	recorder record.EventRecorder
 	clock    clock.PassiveClock
+	metrics  *metrics
 	pages    Pages
 	pauses   *pauses
 }
@@ -71,6 +72,7 @@ func (r *reportReconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctr
 		}
 	}
 	failure := r.post(ctx, &fleet, &decision)
+	r.metrics.owed(req.NamespacedName, len(decision.Posts))
 	if ctx.Err() != nil && len(decision.Posts) > 0 { // stopping says nothing about the forge
 		return ctrl.Result{}, r.record(context.WithoutCancel(ctx), &fleet, &decision)
 	}

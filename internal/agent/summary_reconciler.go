@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 
 	"k8s.io/apimachinery/pkg/api/meta"
@@ -18,6 +19,7 @@ import (
 type summaryReconciler struct {
 	client client.Client
 	reader client.Reader
+	board  *board
 }
 
 // Reconcile counts the overlays of a Fleet.
@@ -31,12 +33,38 @@ func (r *summaryReconciler) Reconcile(ctx context.Context, req ctrl.Request) (ct
 		return ctrl.Result{}, err
 	}
 	counts := Count(overlays.Items)
+	known := r.board.outlook(req.NamespacedName)
+	settled, observed := known.current(req.Name, overlays.Items), fleet.Status.ObservedRevision
 	err := updateFleetStatus(ctx, r.client, r.reader, &fleet, func(f *v1alpha1.Fleet) {
 		f.Status.Overlays = counts
-		ready := fleetReadiness(f, counts, progressing(overlays.Items))
+		if settled && observed != "" && f.Status.ObservedRevision == observed {
+			reached(f, overlays.Items)
+		}
+		ready := fleetReadiness(f, counts)
 		setCondition(&f.Status.Conditions, f.Generation, v1alpha1.ReadyCondition, ready.Status, ready.Reason, ready.Message)
 	})
 	return ctrl.Result{}, err
+}
+
+// reached notes that all overlays have applied what was observed last, or have converged
+// at it. It must be known which overlays that concerns.
+func reached(f *v1alpha1.Fleet, overlays []v1alpha1.ClusterOverlay) {
+	every := func(has func(*v1alpha1.ClusterOverlay) bool) bool {
+		return !slices.ContainsFunc(overlays, func(o v1alpha1.ClusterOverlay) bool { return !has(&o) })
+	}
+	if every(isApplied) {
+		f.Status.AppliedRevision = f.Status.ObservedRevision
+	}
+	if every(func(o *v1alpha1.ClusterOverlay) bool {
+		return isApplied(o) && o.Status.ConvergedRevision == o.Status.DesiredRevision
+	}) {
+		f.Status.ConvergedRevision = f.Status.ObservedRevision
+	}
+}
+
+// isApplied reports whether the API server has accepted what is desired.
+func isApplied(o *v1alpha1.ClusterOverlay) bool {
+	return o.Status.AppliedRevision != "" && o.Status.AppliedRevision == o.Status.DesiredRevision
 }
 
 // Count counts overlays by state.
@@ -48,9 +76,21 @@ func Count(overlays []v1alpha1.ClusterOverlay) v1alpha1.OverlayCounts {
 		if o.Status.PendingDeletion != nil {
 			n.PendingDeletion++
 		}
-		switch StateOf(o) {
-		case StateApplied:
+		state := StateOf(o)
+		if isApplied(o) && state != StateFailed && state != StateSuspended {
 			n.Applied++
+		}
+		switch state {
+		case StateConverged:
+			n.Converged++
+		case StateProgressing:
+			n.Progressing++
+		case StateWaiting:
+			n.Waiting++
+		case StateStalled:
+			n.Stalled++
+		case StateDegraded:
+			n.Degraded++
 		case StateFailed:
 			n.Failed++
 		case StateSuspended:
@@ -65,47 +105,62 @@ type State string
 
 // The states of an overlay.
 const (
-	StateApplied   State = "Applied"
-	StateFailed    State = "Failed"
+	// StateConverged: applied, and the machines are there.
+	StateConverged State = "Converged"
+	// StateProgressing: being applied, or the machines are on their way.
+	StateProgressing State = "Progressing"
+	// StateWaiting: nothing happens until a person acts on the cluster.
+	StateWaiting State = "Waiting"
+	// StateStalled: the machines are stuck on their way.
+	StateStalled State = "Stalled"
+	// StateDegraded: it had converged, and is not as declared any more.
+	StateDegraded State = "Degraded"
+	// StateFailed: it doesn't render or can't be applied.
+	StateFailed State = "Failed"
+	// StateSuspended: on a person's request nothing is done.
 	StateSuspended State = "Suspended"
-	StatePending   State = "PendingDeletion"
-	StateDeleting  State = "Deleting"
-	StateProgress  State = "Progressing"
+	// StatePending: the deletion of all of it waits for an approval.
+	StatePending State = "PendingDeletion"
+	// StateDeleting: an approved deletion is under way.
+	StateDeleting State = "Deleting"
 )
+
+// States are all states.
+var States = []State{
+	StateConverged, StateProgressing, StateWaiting, StateStalled, StateDegraded, StateFailed, StateSuspended, StatePending, StateDeleting,
+}
 
 // StateOf sums an overlay up: what a person has to know first.
 func StateOf(o *v1alpha1.ClusterOverlay) State {
-	ready := meta.FindStatusCondition(o.Status.Conditions, v1alpha1.ReadyCondition)
+	ready := metav1.Condition{}
+	if c := meta.FindStatusCondition(o.Status.Conditions, v1alpha1.ReadyCondition); c != nil {
+		ready = *c
+	}
+	stuck := map[string]State{v1alpha1.StalledReason: StateStalled, v1alpha1.DegradedReason: StateDegraded}[ready.Reason]
 	switch {
-	case o.Spec.Suspend || ready != nil && ready.Reason == v1alpha1.SuspendedReason:
+	case o.Spec.Suspend || ready.Reason == v1alpha1.SuspendedReason:
 		return StateSuspended
-	case ready != nil && ready.Status == metav1.ConditionFalse:
+	case ready.Status == metav1.ConditionFalse && stuck == "":
 		return StateFailed
 	case o.Status.PendingDeletion != nil && o.Status.PendingDeletion.Approved:
 		return StateDeleting
 	case o.Status.PendingDeletion != nil && o.Status.PendingDeletion.Reason != v1alpha1.ObjectsRemovedReason:
 		return StatePending
-	case o.Status.AppliedRevision != "" && o.Status.AppliedRevision == o.Status.DesiredRevision:
-		return StateApplied
+	case !isApplied(o) || ready.Reason == v1alpha1.ProgressingReason:
+		return StateProgressing
+	case stuck != "":
+		return stuck
+	case ready.Status == metav1.ConditionTrue:
+		return StateConverged
+	case ready.Reason == v1alpha1.WaitingReason:
+		return StateWaiting
 	default:
-		return StateProgress
+		return StateProgressing
 	}
-}
-
-// progressing counts the overlays that are under way. The other counts don't tell:
-// an applied overlay may have a pending deletion too.
-func progressing(overlays []v1alpha1.ClusterOverlay) int {
-	n := 0
-	for i := range overlays {
-		if StateOf(&overlays[i]) == StateProgress {
-			n++
-		}
-	}
-	return n
 }
 
 // fleetReadiness is the first thing that is wrong with a Fleet.
-func fleetReadiness(f *v1alpha1.Fleet, n v1alpha1.OverlayCounts, underWay int) metav1.Condition {
+func fleetReadiness(f *v1alpha1.Fleet, n v1alpha1.OverlayCounts) metav1.Condition {
 	if f.Spec.Suspend {
 		return metav1.Condition{Status: metav1.ConditionUnknown, Reason: v1alpha1.SuspendedReason, Message: "the Fleet is suspended"}
 	}
@@ -118,12 +173,23 @@ func fleetReadiness(f *v1alpha1.Fleet, n v1alpha1.OverlayCounts, underWay int) m
 			return *c
 		}
 	}
+	of := func(status metav1.ConditionStatus, reason string, count int32, text string) metav1.Condition {
+		return metav1.Condition{Status: status, Reason: reason, Message: fmt.Sprintf("%d of %d overlays %s", count, n.Total, text)}
+	}
 	switch {
 	case n.Failed > 0:
-		return metav1.Condition{Status: metav1.ConditionFalse, Reason: "OverlaysFailed", Message: fmt.Sprintf("%d of %d overlays failed", n.Failed, n.Total)}
-	case underWay > 0:
-		return metav1.Condition{Status: metav1.ConditionUnknown, Reason: v1alpha1.ProgressingReason, Message: "not all overlays are applied yet"}
+		return of(metav1.ConditionFalse, "OverlaysFailed", n.Failed, "failed")
+	case n.Stalled > 0:
+		return of(metav1.ConditionFalse, "OverlaysStalled", n.Stalled, "are stalled")
+	case n.Degraded > 0:
+		return of(metav1.ConditionFalse, "OverlaysDegraded", n.Degraded, "are degraded")
+	case n.PendingDeletion > 0:
+		return of(metav1.ConditionUnknown, v1alpha1.AwaitingApprovalReason, n.PendingDeletion, "have a deletion that waits for approval or is under way")
+	case n.Waiting > 0:
+		return of(metav1.ConditionUnknown, v1alpha1.WaitingReason, n.Waiting, "wait for somebody")
+	case n.Progressing > 0:
+		return of(metav1.ConditionUnknown, v1alpha1.ProgressingReason, n.Progressing, "are under way")
 	default:
-		return metav1.Condition{Status: metav1.ConditionUnknown, Reason: v1alpha1.NotTrackedReason, Message: "applied; " + untracked[v1alpha1.ConvergedCondition]}
+		return of(metav1.ConditionTrue, v1alpha1.ConvergedReason, n.Converged, "have converged")
 	}
 }

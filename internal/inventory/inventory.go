@@ -29,6 +29,8 @@ type Outcome struct {
 	Ref v1alpha1.ObjectReference
 	// Digest stands for the manifest that was sent.
 	Digest string
+	// Generation of the live object after that, 0 if it isn't known.
+	Generation int64
 	// Applied tells that the API server accepted it. If it is false the object
 	// may or may not have been written.
 	Applied bool
@@ -215,7 +217,7 @@ func Record(current []v1alpha1.InventoryEntry, outcomes []Outcome) []v1alpha1.In
 			}
 			continue
 		}
-		entry.Version, entry.Digest, entry.Message = o.Ref.Version, o.Digest, ""
+		entry.Version, entry.Digest, entry.Generation, entry.Message = o.Ref.Version, o.Digest, o.Generation, ""
 		if entry.State != v1alpha1.EntryShared {
 			entry.State = v1alpha1.EntryApplied
 		}

@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 	"weak"
 
 	"github.com/go-git/go-git/v5/plumbing"
@@ -23,6 +24,9 @@ import (
 type Snapshot struct {
 	// Revision names the commit.
 	Revision Revision
+	// Time is when the commit was made, as its committer's clock had it; 1970 if the
+	// commit doesn't say.
+	Time time.Time
 	// Tree is the commit's tree. All its directories are in memory; contents are
 	// read on demand.
 	Tree tree.Tree
@@ -101,7 +105,7 @@ func (l loader) load(ctx context.Context, rev Revision) (*Snapshot, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Snapshot{Revision: rev, Tree: &commitTree{root: n, hash: root.String(), store: l.store}}, nil
+	return &Snapshot{Revision: rev, Time: time.Unix(committed(content), 0).UTC(), Tree: &commitTree{root: n, hash: root.String(), store: l.store}}, nil
 }
 
 func (l loader) node(ctx context.Context, h plumbing.Hash, dir string, depth int) (*node, error) {

@@ -161,7 +161,9 @@ func (m *Mirror) isHeld(t target) bool { return m.held.snapshot != nil && m.held
 // without its commit changing; the caller is given the new name then.
 func (m *Mirror) hold(t target, s *Snapshot) *Snapshot {
 	if s.Revision.Ref != t.ref {
-		s = &Snapshot{Revision: Revision{Ref: t.ref, Hash: s.Revision.Hash}, Tree: s.Tree}
+		renamed := *s
+		renamed.Revision.Ref = t.ref
+		s = &renamed
 	}
 	m.held = heldSnapshot{want: t.want, snapshot: s}
 	return s

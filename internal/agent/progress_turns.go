@@ -1,0 +1,55 @@
+package agent
+
+import (
+	"sync"
+
+	"k8s.io/apimachinery/pkg/types"
+)
+
+// turns lets one reconciler at a time work on an overlay: two of them record what they
+// do in its status.
+type turns struct {
+	mu   sync.Mutex
+	held map[types.NamespacedName]*turn
+}
+
+type turn struct {
+	sync.Mutex
+	users int // who holds it and who waits
+}
+
+// take waits for an overlay's turn and returns what ends it.
+func (t *turns) take(name types.NamespacedName) (end func()) {
+	t.mu.Lock()
+	h := t.held[name]
+	if h == nil {
+		h = &turn{}
+		t.held[name] = h
+	}
+	h.users++
+	t.mu.Unlock()
+	h.Lock()
+	return func() { t.end(name, h) }
+}
+
+// try is take, unless somebody else has the turn: then it returns nil at once.
+func (t *turns) try(name types.NamespacedName) (end func()) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.held[name] != nil {
+		return nil
+	}
+	h := &turn{users: 1}
+	h.Lock()
+	t.held[name] = h
+	return func() { t.end(name, h) }
+}
+
+func (t *turns) end(name types.NamespacedName, h *turn) {
+	t.mu.Lock()
+	if h.users--; h.users == 0 {
+		delete(t.held, name)
+	}
+	t.mu.Unlock()
+	h.Unlock()
+}
