@@ -7,10 +7,12 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"runtime"
 	"runtime/debug"
 	"time"
 
 	"github.com/go-logr/logr"
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/spf13/cobra"
 	"go.uber.org/zap/zapcore"
 	"k8s.io/apimachinery/pkg/types"
@@ -56,6 +58,7 @@ func newRunCommand(a *app) *cobra.Command {
 	flags.IntVar(&o.FleetWorkers, "fleet-workers", 16, "Fleets fetched at a time")
 	flags.IntVar(&o.OverlayWorkers, "overlay-workers", 0, "overlays rendered and applied at a time; default: 4 for each core")
 	flags.IntVar(&o.PullWorkers, "pull-request-workers", 1, "pull requests planned at a time")
+	flags.IntVar(&o.MetricsOverlays, "metrics-max-overlays", 2000, "overlays with metrics of their own; those that need attention come first")
 	flags.IntVar(&o.Requests, "requests", 8, "requests to managed objects in flight")
 	flags.DurationVar(&o.shutdown, "shutdown-timeout", 20*time.Second, "time for work in progress to end after a signal")
 	flags.StringVar(&o.logLevel, "log-level", "info", "info or debug")
@@ -65,8 +68,8 @@ func newRunCommand(a *app) *cobra.Command {
 
 // run wires the agent together and runs it until the context ends.
 func run(ctx context.Context, a *app, o runOptions) error {
-	if o.FleetWorkers < 1 || o.OverlayWorkers < 0 || o.Requests < 1 || o.PullWorkers < 1 {
-		return errors.New("--fleet-workers, --overlay-workers, --pull-request-workers and --requests must be positive")
+	if o.FleetWorkers < 1 || o.OverlayWorkers < 0 || o.Requests < 1 || o.PullWorkers < 1 || o.MetricsOverlays < 1 {
+		return errors.New("--fleet-workers, --overlay-workers, --pull-request-workers, --requests and --metrics-max-overlays must be positive")
 	}
 	logger, err := newLogger(a, o)
 	if err != nil {
@@ -78,6 +81,11 @@ func run(ctx context.Context, a *app, o runOptions) error {
 	if err != nil {
 		return err
 	}
+	counted, err := agent.CountRequests(ctrlmetrics.Registry)
+	if err != nil {
+		return err
+	}
+	config.Wrap(counted)
 	managerOptions := manager.Options{
 		Scheme: newScheme(), Logger: logger,
 		LeaderElection: o.leaderElect, LeaderElectionID: "capstan.capstan.dev", LeaderElectionNamespace: namespace,
@@ -115,6 +123,9 @@ func run(ctx context.Context, a *app, o runOptions) error {
 	if os.Getenv("GOGC") == "" {
 		// Renders make much garbage and keep little: memory for time.
 		debug.SetGCPercent(200)
+	}
+	if err := ctrlmetrics.Registry.Register(buildInfo()); err != nil {
+		return fmt.Errorf("register the build's metric: %w", err)
 	}
 	logger.Info("starting", "version", versionText(), "namespace", namespace)
 	if err := mgr.Start(ctx); err != nil {
@@ -162,6 +173,16 @@ func (l links) URL(fleet types.NamespacedName, overlay string) string {
 		return web.FleetURL(string(l), fleet)
 	}
 	return web.OverlayURL(string(l), fleet, overlay)
+}
+
+// buildInfo is the metric that says which build runs.
+func buildInfo() prometheus.Collector {
+	info := prometheus.NewGauge(prometheus.GaugeOpts{
+		Name: "capstan_build_info", Help: "The build of the agent, always 1.",
+		ConstLabels: prometheus.Labels{"version": versionText(), "go_version": runtime.Version()},
+	})
+	info.Set(1)
+	return info
 }
 
 // cachesSynced is ready once the agent knows all Fleets and overlays.
