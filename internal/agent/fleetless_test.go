@@ -21,7 +21,9 @@ func TestFleetMissing(t *testing.T) {
 
 	w.start() // a restart concludes the same
 	w.fleet()
-	w.untilCondition("clusters/a", v1alpha1.ReadyCondition, v1alpha1.NotTrackedReason)
+	w.until("clusters/a", "looked after again", func(o *v1alpha1.ClusterOverlay) bool {
+		return !has(o.Status.Conditions, v1alpha1.ReadyCondition, v1alpha1.FleetNotFoundReason)
+	})
 	if got := w.written(mark); count(got, "NS-a/") > 0 {
 		t.Errorf("writes to managed objects: %q", got)
 	}

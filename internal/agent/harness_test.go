@@ -353,6 +353,17 @@ func (w *world) untilFleet(kind, reason string, parts ...string) {
 	})
 }
 
+// untilFleetApplied waits until the Fleet says that all overlays have applied a revision.
+func (w *world) untilFleetApplied(revision string) {
+	w.Helper()
+	w.eventually("the Fleet to have applied "+revision, func() string {
+		if f := w.getFleet(); f.Status.AppliedRevision != revision {
+			return toJSON(f.Status)
+		}
+		return ""
+	})
+}
+
 func has(conditions []metav1.Condition, kind, reason string, parts ...string) bool {
 	c := meta.FindStatusCondition(conditions, kind)
 	return c != nil && c.Reason == reason && !slices.ContainsFunc(parts, func(p string) bool { return !strings.Contains(c.Message, p) })

@@ -119,7 +119,7 @@ func TestPushHook(t *testing.T) {
 	b.fleet(forged)
 	b.start(b.use)
 	b.untilApplied(revision(first), "clusters/a", "clusters/b")
-	b.untilFleet(v1alpha1.ReadyCondition, v1alpha1.NotTrackedReason)
+	b.untilFleetApplied(revision(first))
 	b.ready()
 
 	second := b.commit(simple("a", "two"))

@@ -36,7 +36,7 @@ func TestSync(t *testing.T) {
 			t.Errorf("inventory: %+v", e)
 		}
 	}
-	w.untilFleet(v1alpha1.ReadyCondition, v1alpha1.NotTrackedReason)
+	w.untilFleetApplied(first)
 	if counts := w.getFleet().Status.Overlays; counts.Total != 3 || counts.Applied != 3 {
 		t.Errorf("counts: %+v", counts)
 	}
@@ -80,7 +80,7 @@ func TestPoll(t *testing.T) {
 	})
 	w.start()
 	w.untilApplied(first, "clusters/a", "clusters/b")
-	w.untilFleet(v1alpha1.ReadyCondition, v1alpha1.NotTrackedReason)
+	w.untilFleetApplied(first)
 	polled := func(n int) {
 		from := w.repo.HTTP().Counts().InfoRefs
 		w.eventually("polls", func() string {
