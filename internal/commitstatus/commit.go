@@ -14,7 +14,6 @@ import (
 type commit struct {
 	Input
 	entry   *v1alpha1.ReportedCommit
-	later   []v1alpha1.ReportedCommit // those that came after it and are followed
 	tip     bool
 	tooMany bool
 
@@ -103,11 +102,16 @@ func (c *commit) overlays() {
 	}
 }
 
-// The texts of success.
+// Texts that are known again when they are on record. They must differ from all others.
 const (
 	converged = "converged"
 	gone      = "gone: deleted with approval, or let go"
+	deleting  = "deleting all of it, as approved"
 )
+
+func deletionWaits(overlay string) string {
+	return "the deletion of all of it waits: capstan approve " + overlay
+}
 
 // overtaken is the last word on an overlay that the commit touched, by the status it
 // has, and that another has changed since or that is gone; "" if that isn't known yet.
@@ -116,16 +120,13 @@ func (c *commit) overtaken(had v1alpha1.ReportedStatus) (State, string) {
 	switch {
 	case i < 0 && !c.Settled:
 		return "", "" // a person may have deleted it, and it is about to be made again
-	case i < 0 && c.meant(had, converged):
+	case i < 0 && c.has(had, Success, converged): // the agent was stopped when it was about to say so
 		return Success, converged
-	case i < 0 && c.meant(had, gone):
+	case i < 0 && (c.tip || c.has(had, Success, gone) || c.has(had, Pending, deletionWaits(had.Overlay)) || c.has(had, Pending, deleting)):
 		return Success, gone
-	case i < 0 && !c.tip && (had.State != string(Pending) || c.changedSince(had.Overlay)):
-		// Whether it is this commit or a later one that has deleted it can't be told for
-		// sure any more: too dark is better than a success that is none.
-		return Failure, "superseded by a later commit before it had converged"
 	case i < 0:
-		return Success, gone
+		// Nothing says that it was this commit that asked for its end.
+		return Failure, "superseded by a later commit before it had converged"
 	case convergedAt(&c.Overlays[i], c.entry.Commit):
 		return Success, converged
 	default:
@@ -133,18 +134,9 @@ func (c *commit) overtaken(had v1alpha1.ReportedStatus) (State, string) {
 	}
 }
 
-// meant reports whether a status was about to become a success with this text when the
-// agent was stopped.
-func (c *commit) meant(had v1alpha1.ReportedStatus, text string) bool {
-	return had.State == "" && had.Digest == c.made(had.Context, had.Overlay, Success, text).digest()
-}
-
-// changedSince reports whether a later commit that is on record may touch an overlay.
-func (c *commit) changedSince(overlay string) bool {
-	return slices.ContainsFunc(c.later, func(entry v1alpha1.ReportedCommit) bool {
-		return int(ptr.Deref(entry.Overlays, maxStatuses)) >= len(entry.Statuses) ||
-			slices.ContainsFunc(entry.Statuses, func(s v1alpha1.ReportedStatus) bool { return s.Overlay == overlay })
-	})
+// has reports whether a status has, or was about to get, a state with this text.
+func (c *commit) has(had v1alpha1.ReportedStatus, state State, text string) bool {
+	return (had.State == "" || had.State == string(state)) && had.Digest == c.made(had.Context, had.Overlay, state, text).digest()
 }
 
 // convergedAt reports whether an overlay had converged at a commit. If the commit was

@@ -113,7 +113,7 @@ func Decide(in Input) Decision {
 	}
 	d.follow(in.Tip)
 	for i := range d.record.Commits {
-		c := &commit{Input: in, entry: &d.record.Commits[i], later: d.record.Commits[:i], tip: i == 0, tooMany: i >= maxCommits}
+		c := &commit{Input: in, entry: &d.record.Commits[i], tip: i == 0, tooMany: i >= maxCommits}
 		c.decide()
 		if c.final {
 			d.closed[c.entry.Commit] = true

@@ -108,9 +108,9 @@ func failed(reason, message string) func(*v1alpha1.ClusterOverlay) {
 	return ready(metav1.ConditionFalse, reason, message)
 }
 
-func pendingDeletion(approved bool) func(*v1alpha1.ClusterOverlay) {
+func pendingDeletion(reason string, approved bool) func(*v1alpha1.ClusterOverlay) {
 	return func(o *v1alpha1.ClusterOverlay) {
-		o.Status.PendingDeletion = &v1alpha1.PendingDeletion{Approved: approved, Objects: make([]v1alpha1.ObjectReference, 2)}
+		o.Status.PendingDeletion = &v1alpha1.PendingDeletion{Reason: reason, Approved: approved, Objects: make([]v1alpha1.ObjectReference, 2)}
 	}
 }
 
@@ -190,15 +190,26 @@ func TestDecide(t *testing.T) {
 		},
 		"what waits for a person says what to do": {
 			in: commitstatus.Input{Tip: one, Settled: true, Overlays: []v1alpha1.ClusterOverlay{
-				overlay("a", one, pendingDeletion(false)),
-				overlay("b", one, pendingDeletion(true)),
+				overlay("a", one, pendingDeletion(v1alpha1.PathRemovedReason, false)),
+				overlay("b", one, pendingDeletion(v1alpha1.PathRemovedReason, true)),
 				overlay("c", one, func(o *v1alpha1.ClusterOverlay) { o.Spec.Suspend = true }),
 			}},
 			want: []string{
-				"1111111 capstan/prod pending: 0 of 3 overlays converged; clusters/a: the deletion of 2 objects waits: capstan approve prod-a",
-				"1111111 capstan/prod/clusters/a pending: the deletion of 2 objects waits: capstan approve prod-a",
-				"1111111 capstan/prod/clusters/b pending: deleting, as approved",
+				"1111111 capstan/prod pending: 0 of 3 overlays converged; clusters/a: the deletion of all of it waits: capstan approve prod-a",
+				"1111111 capstan/prod/clusters/a pending: the deletion of all of it waits: capstan approve prod-a",
+				"1111111 capstan/prod/clusters/b pending: deleting all of it, as approved",
 				"1111111 capstan/prod/clusters/c pending: suspended: nothing is applied until it is resumed",
+			},
+		},
+		"a part that is to be deleted": {
+			in: commitstatus.Input{Tip: one, Settled: true, Overlays: []v1alpha1.ClusterOverlay{
+				overlay("a", one, applied, pendingDeletion(v1alpha1.ObjectsRemovedReason, false)),
+				overlay("b", one, applied, pendingDeletion(v1alpha1.ObjectsRemovedReason, true)),
+			}},
+			want: []string{
+				"1111111 capstan/prod pending: 0 of 2 overlays converged; clusters/a: the deletion of 2 objects waits: capstan approve prod-a",
+				"1111111 capstan/prod/clusters/a pending: the deletion of 2 objects waits: capstan approve prod-a",
+				"1111111 capstan/prod/clusters/b pending: deleting 2 objects, as approved",
 			},
 		},
 		"a paused cluster is waited for": {

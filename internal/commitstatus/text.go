@@ -87,8 +87,12 @@ func (in Input) stateOf(o *v1alpha1.ClusterOverlay) (State, string) {
 		return Error, first(ready.Message)
 	case refused:
 		return Failure, first(ready.Message)
+	case pending != nil && pending.Reason != v1alpha1.ObjectsRemovedReason && pending.Approved:
+		return Pending, deleting
+	case pending != nil && pending.Reason != v1alpha1.ObjectsRemovedReason:
+		return Pending, deletionWaits(o.Name)
 	case pending != nil && pending.Approved:
-		return Pending, "deleting, as approved"
+		return Pending, fmt.Sprintf("deleting %d objects, as approved", len(pending.Objects))
 	case pending != nil:
 		return Pending, fmt.Sprintf("the deletion of %d objects waits: capstan approve %s", len(pending.Objects), o.Name)
 	case !applied:
