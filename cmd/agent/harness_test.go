@@ -19,6 +19,7 @@ import (
 	"github.com/go-logr/logr"
 	"github.com/onsi/gomega"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/types"
@@ -27,7 +28,6 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"capstan.dev/capstan/api/v1alpha1"
-	"capstan.dev/capstan/internal/agent"
 	"capstan.dev/capstan/internal/gittest"
 	"capstan.dev/capstan/internal/planner"
 	"capstan.dev/capstan/internal/testenv"
@@ -310,8 +310,13 @@ func (w *world) until(path, what string, is func(*v1alpha1.ClusterOverlay) bool)
 func (w *world) untilApplied(path, commit string) *v1alpha1.ClusterOverlay {
 	w.Helper()
 	return w.until(path, "applied "+commit, func(o *v1alpha1.ClusterOverlay) bool {
-		return o.Status.AppliedRevision == "main@sha1:"+commit && agent.StateOf(o) == agent.StateApplied
+		return o.Status.AppliedRevision == "main@sha1:"+commit && isApplied(o)
 	})
+}
+
+// isApplied tells whether the API server has accepted all that the overlay wants.
+func isApplied(o *v1alpha1.ClusterOverlay) bool {
+	return o.Status.AppliedRevision == o.Status.DesiredRevision && meta.IsStatusConditionTrue(o.Status.Conditions, v1alpha1.AppliedCondition)
 }
 
 // untilPending waits until an overlay's deletion waits for approval.

@@ -31,7 +31,8 @@ var update = flag.Bool("update", false, "write what the scripts print into them"
 //	fleet NAME [FILE]     create a Fleet; FILE is its spec without git
 //	agent                 start the binary
 //	push                  commit the working copy; the agent, if any, looks at it
-//	await PATH STATE [head]  wait for the state of an overlay, at the newest commit
+//	await PATH STATE [head]  wait for the state of an overlay, at the newest commit;
+//	                      Applied is none and means that, whatever the machines do
 //	await PATH gone       wait until there is no ClusterOverlay
 //	rm PATH, put FILE PATH   change the working copy
 //	apply MANAGER FILE    apply objects as somebody else
@@ -194,7 +195,7 @@ func (s *script) await(args []string) {
 		return
 	}
 	s.until(path, "state "+args[1], func(o *v1alpha1.ClusterOverlay) bool {
-		return agent.StateOf(o) == state && (len(args) < 3 || strings.HasSuffix(o.Status.DesiredRevision, s.commits[len(s.commits)-1]))
+		return (agent.StateOf(o) == state || state == "Applied" && isApplied(o)) && (len(args) < 3 || strings.HasSuffix(o.Status.DesiredRevision, s.commits[len(s.commits)-1]))
 	})
 }
 

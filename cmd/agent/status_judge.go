@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"capstan.dev/capstan/api/v1alpha1"
@@ -180,9 +181,9 @@ func (f waitFor) judgeFleet(fleet *v1alpha1.Fleet, w fleetWorld) (outcome, strin
 	for _, kind := range []string{v1alpha1.FetchedCondition, v1alpha1.DiscoveredCondition} {
 		c := meta.FindStatusCondition(fleet.Status.Conditions, kind)
 		switch {
-		case c == nil || c.Status == "Unknown":
+		case c == nil || c.Status == metav1.ConditionUnknown:
 			return outcomeWaiting, "not " + strings.ToLower(kind) + " yet"
-		case c.Status == "True":
+		case c.Status == metav1.ConditionTrue:
 		case kind == v1alpha1.FetchedCondition || c.Reason == v1alpha1.TransientReason:
 			return outcomeWaiting, c.Reason + ": " + c.Message // the agent goes on trying
 		default:
@@ -246,7 +247,7 @@ func (f waitFor) judgeOverlay(o *v1alpha1.ClusterOverlay, fleet *v1alpha1.Fleet)
 // converged says whether an overlay is at what it is to be at, and nothing is wrong.
 func converged(o *v1alpha1.ClusterOverlay) bool {
 	p := o.Status.Progress
-	return agent.StateOf(o) == "Converged" && p != nil && p.Phase == v1alpha1.PhaseConverged &&
+	return agent.StateOf(o) == agent.StateConverged && p != nil && p.Phase == v1alpha1.PhaseConverged &&
 		o.Status.ConvergedRevision == o.Status.DesiredRevision && o.Status.ObservedGeneration == o.Generation
 }
 
@@ -255,15 +256,16 @@ func converged(o *v1alpha1.ClusterOverlay) bool {
 // become worse since they had converged.
 func needsSomebody(o *v1alpha1.ClusterOverlay, state agent.State) bool {
 	switch state {
-	case "Failed":
+	case agent.StateFailed:
 		for _, c := range o.Status.Conditions {
-			if c.Type != v1alpha1.ReadyCondition && c.Status == "False" && c.Reason == v1alpha1.TransientReason {
+			if c.Type != v1alpha1.ReadyCondition && c.Status == metav1.ConditionFalse && c.Reason == v1alpha1.TransientReason {
 				return false
 			}
 		}
 		return true
-	case "Stalled", "Waiting", "PendingDeletion", "Suspended":
+	case agent.StateStalled, agent.StateWaiting, agent.StatePending, agent.StateSuspended:
 		return true
+	case agent.StateConverged, agent.StateProgressing, agent.StateDegraded, agent.StateDeleting:
 	}
 	return false
 }

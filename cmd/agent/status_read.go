@@ -87,38 +87,44 @@ type revisionStatus struct {
 // readFleets reads Fleets and their overlays; namespace "" stands for all, name "" for
 // all of the namespace.
 func readFleets(ctx context.Context, c client.Client, namespace, name string) (fleetView, error) {
-	view := fleetView{Fleets: []fleetStatus{}, Overlays: []overlayStatus{}}
 	var fleets v1alpha1.FleetList
 	if err := c.List(ctx, &fleets, client.InNamespace(namespace)); err != nil {
-		return view, fmt.Errorf("list Fleets: %w", err)
+		return fleetView{}, fmt.Errorf("list Fleets: %w", err)
 	}
 	var overlays v1alpha1.ClusterOverlayList
 	if err := c.List(ctx, &overlays, client.InNamespace(namespace)); err != nil {
-		return view, fmt.Errorf("list ClusterOverlays: %w", err)
+		return fleetView{}, fmt.Errorf("list ClusterOverlays: %w", err)
 	}
+	if name != "" {
+		fleets.Items = slices.DeleteFunc(fleets.Items, func(f v1alpha1.Fleet) bool { return f.Name != name })
+		overlays.Items = slices.DeleteFunc(overlays.Items, func(o v1alpha1.ClusterOverlay) bool { return o.Spec.FleetRef.Name != name })
+	}
+	return fleetViewOf(fleets.Items, overlays.Items), nil
+}
+
+// fleetViewOf is what status shows of Fleets.
+func fleetViewOf(fleets []v1alpha1.Fleet, overlays []v1alpha1.ClusterOverlay) fleetView {
+	view := fleetView{Fleets: []fleetStatus{}, Overlays: []overlayStatus{}}
 	byFleet := map[client.ObjectKey][]v1alpha1.ClusterOverlay{}
-	for i := range overlays.Items {
-		o := &overlays.Items[i]
-		if name == "" || o.Spec.FleetRef.Name == name {
-			view.Overlays = append(view.Overlays, overlayStatusOf(o))
-			byFleet[fleetOf(o)] = append(byFleet[fleetOf(o)], *o)
-		}
+	for i := range overlays {
+		o := &overlays[i]
+		view.Overlays = append(view.Overlays, overlayStatusOf(o))
+		byFleet[fleetOf(o)] = append(byFleet[fleetOf(o)], *o)
 	}
-	for i := range fleets.Items {
-		if f := &fleets.Items[i]; name == "" || f.Name == name {
-			view.Fleets = append(view.Fleets, fleetStatus{
-				Namespace: f.Namespace, Name: f.Name, ObservedRevision: f.Status.ObservedRevision,
-				AppliedRevision: f.Status.AppliedRevision, ConvergedRevision: f.Status.ConvergedRevision,
-				// Counted here, because the Fleet's own counts follow a moment later.
-				Overlays:  agent.Count(byFleet[client.ObjectKeyFromObject(f)]),
-				Suspended: f.Spec.Suspend, Problem: problemOf(f.Status.Conditions),
-			})
-		}
+	for i := range fleets {
+		f := &fleets[i]
+		view.Fleets = append(view.Fleets, fleetStatus{
+			Namespace: f.Namespace, Name: f.Name, ObservedRevision: f.Status.ObservedRevision,
+			AppliedRevision: f.Status.AppliedRevision, ConvergedRevision: f.Status.ConvergedRevision,
+			// Counted here, because the Fleet's own counts follow a moment later.
+			Overlays:  agent.Count(byFleet[client.ObjectKeyFromObject(f)]),
+			Suspended: f.Spec.Suspend, Problem: problemOf(f.Status.Conditions),
+		})
 	}
 	slices.SortFunc(view.Overlays, func(a, b overlayStatus) int {
 		return cmp.Or(cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Fleet, b.Fleet), cmp.Compare(a.Path, b.Path))
 	})
-	return view, nil
+	return view
 }
 
 // fleetOf names the Fleet of an overlay.

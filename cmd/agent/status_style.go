@@ -63,12 +63,13 @@ func (s style) paint(c color, text string) string {
 // stateColor marks the states that need somebody.
 func stateColor(state agent.State) color {
 	switch state {
-	case "Failed", "Stalled", "Degraded":
+	case agent.StateFailed, agent.StateStalled, agent.StateDegraded:
 		return red
-	case "Waiting", "Suspended", "PendingDeletion":
+	case agent.StateWaiting, agent.StateSuspended, agent.StatePending:
 		return yellow
-	case "Converged":
+	case agent.StateConverged:
 		return green
+	case agent.StateProgressing, agent.StateDeleting:
 	}
 	return noColor
 }

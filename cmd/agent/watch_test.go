@@ -66,7 +66,7 @@ func TestWatch(t *testing.T) {
 	w.agent()
 	w.untilApplied("clusters/dev", hash)
 	w.eventually("it shows the overlay", func() string {
-		if text := out.String(); !strings.Contains(text, "clusters/dev") || !strings.Contains(text, "Applied") {
+		if text := out.String(); !strings.Contains(text, "clusters/dev") || !strings.Contains(text, "Converged") {
 			return text
 		}
 		return ""
