@@ -25,6 +25,7 @@ ETCD_VERSION = $(call pinned,etcd,go.etcd.io/etcd/server/v3)
 GITEA_VERSION = $(call pinned,gitea,code.gitea.io/gitea)
 PROMETHEUS_VERSION = $(call pinned,prometheus,github.com/prometheus/prometheus)
 CONTROLLER_GEN_VERSION = $(call pinned,controller-gen,sigs.k8s.io/controller-tools)
+HELM_VERSION = $(call pinned,helm,helm.sh/helm/v4)
 GOLANGCI_LINT_VERSION = $(call pinned,golangci-lint,github.com/golangci/golangci-lint/v2)
 
 # Clients and servers parse each other's versions, so they are linked in.
@@ -119,6 +120,11 @@ gitea: ## Build a real Gitea into bin/, for tests and the demo
 prometheus: ## Build Prometheus and promtool into bin/, for tests of alerts and of the dashboard
 	@hack/tool.sh prometheus prometheus github.com/prometheus/prometheus/cmd/prometheus '$(PROMETHEUS_VERSION)' '-s -w' 'about 3 minutes' remove_all_sd
 	@hack/tool.sh prometheus promtool github.com/prometheus/prometheus/cmd/promtool '$(PROMETHEUS_VERSION)' '-s -w' 'about half a minute' remove_all_sd
+
+.PHONY: helm
+helm: ## Build helm into bin/, for the tests of the chart
+	@hack/tool.sh helm helm helm.sh/helm/v4/cmd/helm '$(HELM_VERSION)' \
+		'-s -w -X helm.sh/helm/v4/internal/version.version=$(HELM_VERSION)' 'about 4 minutes'
 
 .PHONY: controller-gen
 controller-gen:
