@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"time"
 	"unicode"
 
 	"k8s.io/apimachinery/pkg/api/meta"
@@ -75,7 +76,7 @@ func (h *handler) show(ctx context.Context, content *bytes.Buffer, path []string
 		if i < 0 {
 			return absent
 		}
-		data = h.overlayPage(name, &overlays[i])
+		data = h.overlayPage(name, &overlays[i], h.Clock.Now())
 	}
 	if err := pages.ExecuteTemplate(content, fmt.Sprint("page", len(path)), data); err != nil {
 		h.Log.Error(err, "a status page can't be rendered", "fleet", name.String())
@@ -86,11 +87,13 @@ func (h *handler) show(ctx context.Context, content *bytes.Buffer, path []string
 
 // fleetPage is what the page of a Fleet shows.
 type fleetPage struct {
-	Name            types.NamespacedName
-	Revision, Tip   string
-	Suspended       bool
-	Conditions      []metav1.Condition
-	Counts          []stateCount
+	Name                              types.NamespacedName
+	Observed, Applied, Converged, Tip string
+	Suspended                         bool
+	Conditions                        []metav1.Condition
+	Counts                            []stateCount
+	// There is the bar of the overlays that have converged.
+	There           bar
 	Total, Deleting int
 	Overlays        []overlayRow
 }
@@ -101,26 +104,34 @@ type stateCount struct {
 }
 
 type overlayRow struct {
-	Name, Path, State, Cluster, Desired, Applied, Message string
-	Objects                                               int32
-	Pending                                               bool
+	Name, Path, State, Cluster, Desired, Applied, Converged, Waits, Expected string
+	Machines                                                                 bar
+	Pending                                                                  bool
 }
+
+// converged is the state of an overlay whose machines are there.
+const converged = string(v1alpha1.PhaseConverged)
 
 func (h *handler) fleetPage(f *v1alpha1.Fleet, overlays []v1alpha1.ClusterOverlay) fleetPage {
 	p := fleetPage{
 		Name:     types.NamespacedName{Namespace: f.Namespace, Name: f.Name},
-		Revision: short(f.Status.ObservedRevision), Suspended: f.Spec.Suspend, Conditions: f.Status.Conditions, Total: len(overlays),
+		Observed: short(f.Status.ObservedRevision), Applied: short(f.Status.AppliedRevision), Converged: short(f.Status.ConvergedRevision),
+		Suspended: f.Spec.Suspend, Conditions: f.Status.Conditions, Total: len(overlays),
 	}
 	if f.Status.Forge != nil {
 		p.Tip = short(f.Status.Forge.Tip)
 	}
-	counts := map[string]int{}
+	counts, now := map[string]int{}, h.Clock.Now()
 	for i := range overlays {
 		o := &overlays[i]
 		row := overlayRow{
-			Name: o.Name, Path: o.Spec.Path, State: h.Pages.State(o), Cluster: o.Status.Cluster, Message: messageOf(o),
-			Desired: short(o.Status.DesiredRevision), Applied: short(o.Status.AppliedRevision),
-			Objects: o.Status.Objects, Pending: o.Status.PendingDeletion != nil,
+			Name: o.Name, Path: o.Spec.Path, State: h.Pages.State(o), Cluster: o.Status.Cluster, Waits: waitsFor(o),
+			Desired: short(o.Status.DesiredRevision), Applied: short(o.Status.AppliedRevision), Converged: short(o.Status.ConvergedRevision),
+			Pending: o.Status.PendingDeletion != nil,
+		}
+		if progress := o.Status.Progress; progress != nil {
+			row.Machines = bar{Done: progress.ControlPlane.Done + progress.Workers.Done, Of: progress.ControlPlane.Desired + progress.Workers.Desired}
+			row.Expected = expected(progress, now)
 		}
 		counts[row.State]++
 		if row.Pending {
@@ -131,6 +142,7 @@ func (h *handler) fleetPage(f *v1alpha1.Fleet, overlays []v1alpha1.ClusterOverla
 	for state, n := range counts {
 		p.Counts = append(p.Counts, stateCount{state, n})
 	}
+	p.There = bar{Done: int32(counts[converged]), Of: int32(len(overlays))} //nolint:gosec // overlays fit in memory
 	slices.SortFunc(p.Counts, func(a, b stateCount) int { return cmp.Compare(a.State, b.State) })
 	slices.SortFunc(p.Overlays, func(a, b overlayRow) int { return cmp.Or(cmp.Compare(a.Path, b.Path), cmp.Compare(a.Name, b.Name)) })
 	return p
@@ -142,40 +154,52 @@ type overlayPage struct {
 	Overlay                     *v1alpha1.ClusterOverlay
 	State                       string
 	Desired, Applied, Converged string
-	Pending                     *v1alpha1.PendingDeletion
+	// Waits says what it waits for, "" if for nothing.
+	Waits    string
+	Progress *progressPage
+	Pending  *v1alpha1.PendingDeletion
 	// Approve is the command that approves the pending deletion, "" if there is nothing
 	// to approve.
 	Approve string
 	History []historyRow
 }
 
-type historyRow struct{ Revision, Time, Message string }
+// waitsFor is what a person has to know of an overlay, "" if all is well: what is wrong,
+// what is to be deleted, and what its machines wait for.
+func waitsFor(o *v1alpha1.ClusterOverlay) string {
+	var lines []string
+	for _, c := range o.Status.Conditions {
+		if c.Status == metav1.ConditionFalse && (c.Type == v1alpha1.RenderedCondition || c.Type == v1alpha1.ValidCondition ||
+			c.Type == v1alpha1.AppliedCondition || c.Type == v1alpha1.InSyncCondition) {
+			lines = append(lines, c.Reason+": "+c.Message)
+			break // what comes later follows from it
+		}
+	}
+	if c := meta.FindStatusCondition(o.Status.Conditions, v1alpha1.PendingDeletionCondition); c != nil && c.Message != "" {
+		lines = append(lines, c.Reason+": "+c.Message)
+	}
+	if p := o.Status.Progress; p != nil && p.Message != "" {
+		lines = append(lines, string(p.Phase)+": "+p.Message)
+	} else if c := meta.FindStatusCondition(o.Status.Conditions, v1alpha1.ConvergedCondition); len(lines) == 0 && c != nil &&
+		c.Status != metav1.ConditionTrue && c.Message != "" {
+		lines = append(lines, c.Reason+": "+c.Message)
+	}
+	return strings.Join(lines, "\n")
+}
 
-func (h *handler) overlayPage(fleet types.NamespacedName, o *v1alpha1.ClusterOverlay) overlayPage {
+func (h *handler) overlayPage(fleet types.NamespacedName, o *v1alpha1.ClusterOverlay, now time.Time) overlayPage {
 	p := overlayPage{
 		Fleet: fleet, Overlay: o, State: h.Pages.State(o), Pending: o.Status.PendingDeletion,
 		Desired: short(o.Status.DesiredRevision), Applied: short(o.Status.AppliedRevision), Converged: short(o.Status.ConvergedRevision),
+		Waits: waitsFor(o), Progress: progressOf(o.Status.Progress, now),
 	}
 	if p.Pending != nil && !p.Pending.Approved {
 		p.Approve = fmt.Sprintf("capstan approve -n %s --hash %s %s", o.Namespace, p.Pending.Hash, o.Name)
 	}
 	for _, e := range o.Status.History {
-		p.History = append(p.History, historyRow{short(e.Revision), e.Time.UTC().Format("2006-01-02 15:04:05 MST"), e.Message})
+		p.History = append(p.History, historyOf(e))
 	}
 	return p
-}
-
-// messageOf is what a person has to know of an overlay first, "" if all is well.
-func messageOf(o *v1alpha1.ClusterOverlay) string {
-	for _, c := range o.Status.Conditions {
-		if c.Status == metav1.ConditionFalse && c.Type != v1alpha1.PendingDeletionCondition && c.Type != v1alpha1.ReadyCondition {
-			return c.Reason + ": " + c.Message
-		}
-	}
-	if c := meta.FindStatusCondition(o.Status.Conditions, v1alpha1.PendingDeletionCondition); c != nil && c.Message != "" {
-		return c.Reason + ": " + c.Message
-	}
-	return ""
 }
 
 // short is main@1234abcd for main@sha1:1234abcd…, or the beginning of a hash.
