@@ -18,11 +18,15 @@ ARG TARGETARCH
 RUN CGO_ENABLED=0 GOOS=$TARGETOS GOARCH=$TARGETARCH \
     go build -trimpath -buildvcs=false -ldflags "-s -w -X main.version=$VERSION" -o /capstan ./cmd/agent
 
-# CA certificates, a user 65532 and /tmp; no shell and no git: the agent needs neither.
+# CA certificates, a user 65532 and /tmp; no shell and no git: the agent needs neither. It
+# writes below /tmp only, so the root file system may be read-only if that is a volume.
 FROM gcr.io/distroless/static-debian12:nonroot
 COPY --from=build /capstan /capstan
+LABEL org.opencontainers.image.title="Capstan" \
+      org.opencontainers.image.description="GitOps for Cluster API" \
+      org.opencontainers.image.licenses="Apache-2.0"
 USER 65532:65532
-# Metrics; health.
-EXPOSE 8080 8081
+# Metrics; health; webhooks and the status page.
+EXPOSE 8080 8081 9292
 ENTRYPOINT ["/capstan"]
 CMD ["run"]

@@ -49,6 +49,7 @@ const (
 	testenv      = "internal/testenv"
 	gittest      = "internal/gittest"
 	giteatest    = "internal/giteatest"
+	charttest    = "internal/charttest"
 	bench        = "internal/bench"
 	forge        = "internal/forge"
 	live         = "internal/live"
@@ -104,6 +105,8 @@ var rows = map[string]row{
 		why: "Gitea for tests and the demo has no place in the program"},
 	testenv: {layer: 1, testOnly: true, imports: []string{api},
 		why: "API servers for tests have no place in the program"},
+	charttest: {layer: 4, testOnly: true, imports: anyLower,
+		why: "what is shipped is tested from outside: nothing imports it"},
 	bench: {layer: 4, testOnly: true, imports: anyLower,
 		why: "a measurement has no place in the program"},
 }

@@ -2,16 +2,19 @@
 {{- .Values.nameOverride | default .Chart.Name | trunc 50 | trimSuffix "-" -}}
 {{- end -}}
 
-{{/* The name of objects. 50 characters leave room for what is appended. */}}
+{{/*
+The name of objects. 50 characters leave room for what is appended. A release may have dots in its name, a
+Service may not.
+*/}}
 {{- define "capstan.fullname" -}}
 {{- $name := include "capstan.name" . -}}
+{{- $full := printf "%s-%s" .Release.Name $name -}}
 {{- if .Values.fullnameOverride -}}
-{{- .Values.fullnameOverride | trunc 50 | trimSuffix "-" -}}
+{{- $full = .Values.fullnameOverride -}}
 {{- else if contains $name .Release.Name -}}
-{{- .Release.Name | trunc 50 | trimSuffix "-" -}}
-{{- else -}}
-{{- printf "%s-%s" .Release.Name $name | trunc 50 | trimSuffix "-" -}}
+{{- $full = .Release.Name -}}
 {{- end -}}
+{{- $full | replace "." "-" | trunc 50 | trimSuffix "-" -}}
 {{- end -}}
 
 {{/* The name of objects without a namespace: two releases of one name may live in two namespaces. */}}
@@ -51,8 +54,8 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- define "capstan.subjects" -}}
 subjects:
 - kind: ServiceAccount
-  name: {{ include "capstan.serviceAccountName" . }}
-  namespace: {{ .Release.Namespace }}
+  name: {{ include "capstan.serviceAccountName" . | quote }}
+  namespace: {{ .Release.Namespace | quote }}
 {{- end -}}
 
 {{/*
@@ -67,10 +70,10 @@ exceeds its limit, so the two have to fit. Empty for a limit that is none or not
 {{- $unit := trimPrefix $number $text -}}
 {{- $units := dict "" 1 "k" 1e3 "M" 1e6 "G" 1e9 "T" 1e12 "Ki" 1024 "Mi" 1048576 "Gi" 1073741824 "Ti" 1099511627776 -}}
 {{- if and $number (hasKey $units $unit) -}}
-{{- $bytes := mulf (float64 $number) (get $units $unit) -}}
+{{- $bytes := mulf (float64 $number) (get $units $unit) | int64 -}}
 {{- $workers := .Values.agent.pullRequestWorkers | default 1 -}}
-{{- $own := maxf (subf $bytes (mulf $workers 838860800)) (divf $bytes 2) -}}
-{{- mulf $own 0.9 | int64 -}}
+{{- $own := max (sub $bytes (mul $workers 838860800)) (div $bytes 2) -}}
+{{- div (mul $own 9) 10 -}}
 {{- end -}}
 {{- end -}}
 
