@@ -138,5 +138,5 @@ func TestPagesEscape(t *testing.T) {
 		o.Status.History[0].Outcome, o.Status.History[0].Message, o.Status.History[0].Revision = evil, evil, evil
 		o.Status.Cluster, o.Status.ConvergedRevision = evil, evil
 	})
-	contains(t, overlay, []string{`<span class="&#34;&gt;&lt;b&gt;x`, "<td class=\"message\">&#34;&gt;&lt;b&gt;x"}, []string{`">`+"<b>", "<p onmouseover"})
+	contains(t, overlay, []string{`<span class="&#34;&gt;&lt;b&gt;x`, "<td class=\"message\">&#34;&gt;&lt;b&gt;x"}, []string{`">` + "<b>", "<p onmouseover"})
 }
