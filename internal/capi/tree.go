@@ -5,8 +5,6 @@ import (
 	"maps"
 	"slices"
 
-	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
-
 	"capstan.dev/capstan/api/v1alpha1"
 	"capstan.dev/capstan/internal/object"
 )
@@ -141,7 +139,7 @@ func (b *treeBuilder) build(reports []ObjectReport, stray []MachineReport) []Nod
 	for _, cluster := range b.clusters {
 		at := branches[cluster.ID]
 		node := b.node(cluster, "")
-		node.Children = slices.Concat(at.infrastructure, at.controlPlanes)
+		node.Children = slices.Concat(at.infrastructure, at.controlPlanes, node.Children)
 		if len(at.workers) > 0 {
 			node.Children = append(node.Children, Node{Part: PartWorkers, Children: at.workers})
 		}
@@ -152,8 +150,8 @@ func (b *treeBuilder) build(reports []ObjectReport, stray []MachineReport) []Nod
 }
 
 // place finds the Cluster that a declared object belongs to, and as what. The Cluster's
-// own references count more than what the object says of itself: one that the Cluster
-// doesn't name any more is no part of it.
+// own references count more than what the object is: one that the Cluster doesn't name
+// any more is no part of it.
 func (b *treeBuilder) place(id object.ID) (cluster object.ID, part Part) {
 	for _, c := range b.clusters {
 		if live := b.in.Live[c.ID]; live != nil {
@@ -168,41 +166,41 @@ func (b *treeBuilder) place(id object.ID) (cluster object.ID, part Part) {
 			}
 		}
 	}
+	cluster = b.clusterOf(id)
 	gk := id.GroupKind()
-	if IsMachineOwner(gk) || IsMachine(gk) {
+	switch {
+	case IsMachineOwner(gk) || IsMachine(gk):
 		part = PartWorkers
+	case b.in.Live[cluster] != nil: // it would have named it
+	case IsControlPlane(gk):
+		part = PartControlPlane
+	case IsInfraCluster(gk):
+		part = PartInfrastructure
 	}
-	if name := clusterOf(b.in.Live[id]); name != "" {
-		return ClusterID(id.Namespace, name), part
-	}
-	// One that doesn't exist yet, or can't be read, says nothing; most overlays have
-	// just one Cluster that it can belong to.
-	if b.in.Live[id] == nil {
-		var candidates []object.ID
-		for _, c := range b.clusters {
-			if c.ID.Namespace == id.Namespace {
-				candidates = append(candidates, c.ID)
-			}
-		}
-		if len(candidates) == 1 && (part == PartWorkers || IsControlPlane(gk) || IsInfraCluster(gk) || gk.Kind == "MachineHealthCheck") {
-			switch {
-			case IsControlPlane(gk):
-				part = PartControlPlane
-			case IsInfraCluster(gk):
-				part = PartInfrastructure
-			}
-			return candidates[0], part
-		}
-	}
-	return object.ID{}, ""
+	return cluster, part
 }
 
-// clusterOf is the name of the Cluster that an object says it belongs to.
-func clusterOf(u *unstructured.Unstructured) string {
-	if u == nil {
-		return ""
+// clusterOf finds the Cluster that an object says it belongs to. One that doesn't exist
+// yet, or can't be read, says nothing; most overlays have just one Cluster that it can
+// belong to.
+func (b *treeBuilder) clusterOf(id object.ID) object.ID {
+	if u := b.in.Live[id]; u != nil {
+		if name := cmp.Or(nested(u, "spec", "clusterName"), u.GetLabels()[ClusterLabel]); name != "" {
+			return ClusterID(id.Namespace, name)
+		}
+		return object.ID{}
 	}
-	return cmp.Or(nested(u, "spec", "clusterName"), u.GetLabels()[ClusterLabel])
+	var candidates []object.ID
+	for _, c := range b.clusters {
+		if c.ID.Namespace == id.Namespace {
+			candidates = append(candidates, c.ID)
+		}
+	}
+	gk := id.GroupKind()
+	if len(candidates) != 1 || !(IsMachineOwner(gk) || IsControlPlane(gk) || IsInfraCluster(gk) || gk.Kind == "MachineHealthCheck") {
+		return object.ID{}
+	}
+	return candidates[0]
 }
 
 // node is a declared object with its Machines.
