@@ -11,7 +11,7 @@ import (
 // Course is what [Follow] needs to know beside what is and what was.
 type Course struct {
 	Now time.Time
-	// StallAfter is how long Score may not grow.
+	// StallAfter is how long Score may not grow; 0 is for ever.
 	StallAfter time.Duration
 	// HadConverged says that this revision has converged before.
 	HadConverged bool
@@ -20,20 +20,90 @@ type Course struct {
 	Fresh bool
 }
 
-// Follow says what a status shows of a report, given what it showed before; and when to
-// ask again if nothing happens until then, 0 for never. The same report again changes
-// nothing but what the passing of time does.
-func Follow(was *v1alpha1.Progress, r Report, c Course) (_ v1alpha1.Progress, again time.Duration) {
+// Follow says what a status shows of a report, given what it showed before; and after which
+// time to ask again if nothing happens until then, 0 for never. It depends on the passing
+// of time only where something stalls, so the same report changes nothing else.
+func Follow(was *v1alpha1.Progress, r Report, c Course) (p v1alpha1.Progress, again time.Duration) {
 	now := metav1.NewTime(c.Now).Rfc3339Copy()
-	p := v1alpha1.Progress{
+	p = v1alpha1.Progress{
 		Phase: r.Phase, Message: r.Message, ControlPlane: r.ControlPlane, Workers: r.Workers,
 		Score: r.Score, StartTime: &now, AdvanceTime: &now,
 	}
-	if was != nil && !c.Fresh {
-		p.StartTime = was.StartTime
+	started := was == nil || c.Fresh || was.StartTime == nil || was.AdvanceTime == nil
+	if !started {
+		p.StartTime = was.StartTime.DeepCopy()
+		// What waited for a person, or could not be seen, was not slow.
+		resumed := (was.Phase == v1alpha1.PhaseWaiting || was.Phase == v1alpha1.PhaseUnknown) && r.Phase != was.Phase
 		if was.Score >= r.Score {
-			p.Score, p.AdvanceTime = was.Score, was.AdvanceTime
+			p.Score = was.Score
+			if !resumed {
+				p.AdvanceTime = was.AdvanceTime.DeepCopy()
+			}
 		}
 	}
-	return p, 0
+	if again = until(r, c.Now); p.Phase == v1alpha1.PhaseConverged {
+		return p, again
+	}
+	if !started && c.HadConverged && p.Phase != v1alpha1.PhaseWaiting &&
+		was.Phase != v1alpha1.PhaseProgressing && was.Phase != v1alpha1.PhaseStalled {
+		p.Phase = v1alpha1.PhaseDegraded
+		return p, again
+	}
+	if p.Phase == v1alpha1.PhaseProgressing {
+		if left := p.AdvanceTime.Add(c.StallAfter).Sub(c.Now); c.StallAfter <= 0 {
+			left = 0
+		} else if left > 0 {
+			again = sooner(again, left)
+		} else {
+			p.Phase = v1alpha1.PhaseStalled
+		}
+	}
+	if p.Phase == v1alpha1.PhaseProgressing {
+		p.EstimatedTime = estimate(r, p.StartTime.Time)
+		if !started && was.Score == p.Score && was.ControlPlane == p.ControlPlane && was.Workers == p.Workers &&
+			was.Phase == p.Phase {
+			p.EstimatedTime = was.EstimatedTime.DeepCopy()
+		}
+	}
+	return p, again
+}
+
+// until is how long it takes till the report changes by itself.
+func until(r Report, now time.Time) time.Duration {
+	if r.Until.IsZero() {
+		return 0
+	}
+	return max(time.Second, r.Until.Sub(now))
+}
+
+// sooner is the lesser of two times to wait, where 0 is never.
+func sooner(a, b time.Duration) time.Duration {
+	if a == 0 || b < a {
+		return b
+	}
+	return a
+}
+
+// estimate goes on with the pace of the machines that have become available since the
+// start; nil as long as there are none, and if none is missing.
+func estimate(r Report, start time.Time) *metav1.Time {
+	var n, left int64
+	last := start
+	for _, m := range r.Machines {
+		if !m.Done() || !m.Since.After(start) {
+			continue
+		}
+		n++
+		if m.Since.After(last) {
+			last = m.Since
+		}
+	}
+	for _, c := range []v1alpha1.MachineCounts{r.ControlPlane, r.Workers} {
+		left += int64(max(0, c.Desired-c.Done))
+	}
+	if n == 0 || left == 0 {
+		return nil
+	}
+	at := metav1.NewTime(last.Add(last.Sub(start) / time.Duration(n) * time.Duration(left))).Rfc3339Copy()
+	return &at
 }

@@ -64,6 +64,14 @@ type Report struct {
 	// Score grows with every step of a machine that is to be there, and shrinks with
 	// every machine that is to go.
 	Score int64
+	// Unversioned stands for the state of those declared objects whose status doesn't say
+	// which generation it is of, such as a ProxmoxCluster; empty if there are none. After
+	// something was applied, Converged holds only once it was the same for a moment: their
+	// controllers may not have looked yet.
+	Unversioned string
+	// Until is when the passing of time alone will change the report, as the time of a
+	// scheduled rollout does; zero if never.
+	Until time.Time
 }
 
 // ObjectReport says how far one declared object is.
@@ -93,7 +101,7 @@ type MachineReport struct {
 	Message string
 	// Blocked says that a controller has given up on it.
 	Blocked bool
-	// Since is when it became ready; zero if it isn't.
+	// Since is when it became available; zero if it isn't.
 	Since time.Time
 }
 
@@ -103,26 +111,36 @@ func (m MachineReport) Done() bool { return m.UpToDate && m.Ready && !m.Leaving 
 // MakesProgress tells whether objects of a kind become what they declare over time, and
 // so have to be watched once they are applied.
 func MakesProgress(gk schema.GroupKind) bool {
-	if !IsFamily(gk) || IsTemplate(gk) || IsIdentity(gk) {
-		return false
-	}
-	return IsCluster(gk) || IsClusterClass(gk) || IsControlPlane(gk) || IsInfraCluster(gk) || IsMachineOwner(gk) || IsMachine(gk) ||
-		IsIPPool(gk) || gk.Kind == "MachineHealthCheck" || gk.Kind == "ClusterResourceSet"
+	return judgeOf(gk) != nil
 }
 
-// Progress says how far an overlay is.
+// Progress says how far an overlay is. It trusts specs and Machines more than counters and
+// conditions: the views of different kinds may be of different moments, and a counter may
+// not know of a change yet. So everything has to agree before an overlay has converged.
 func Progress(in ProgressInput) Report {
-	r := Report{Phase: v1alpha1.PhaseConverged}
-	for _, d := range in.Declared {
-		if !MakesProgress(d.ID.GroupKind()) {
+	o := survey(in)
+	r := Report{Unversioned: o.unversioned(), Until: o.until}
+	var all []reported
+	for _, d := range o.declared {
+		judge := judgeOf(d.ID.GroupKind())
+		if judge == nil && !d.Leaving {
 			continue
 		}
-		o := ObjectReport{ID: d.ID, Phase: v1alpha1.PhaseConverged}
-		if in.Live[d.ID] == nil {
-			o.Phase, o.Message = v1alpha1.PhaseProgressing, "is missing"
-			r.Phase, r.Message = o.Phase, d.ID.Kind+" "+d.ID.Name+" "+o.Message
+		v := o.verdict(d, judge)
+		if judge != nil {
+			r.Objects = append(r.Objects, ObjectReport{ID: d.ID, Phase: v.phase(), Message: clip1024(v.message())})
 		}
-		r.Objects = append(r.Objects, o)
+		all = append(all, reported{id: d.ID, verdict: v})
+	}
+	all = append(all, o.unowned()...)
+	r.ControlPlane, r.Workers = o.counts(RoleControlPlane), o.counts(RoleWorker)
+	for _, m := range o.machines {
+		r.Machines = append(r.Machines, m.MachineReport)
+	}
+	r.Phase = overall(all)
+	r.Score = o.score(all)
+	if r.Phase != v1alpha1.PhaseConverged {
+		r.Message = clip1024(o.summary(r, all))
 	}
 	return r
 }

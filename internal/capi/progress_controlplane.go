@@ -1,0 +1,270 @@
+package capi
+
+import (
+	"cmp"
+	"fmt"
+
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	clusterv1 "sigs.k8s.io/cluster-api/api/core/v1beta2"
+
+	"capstan.dev/capstan/internal/object"
+)
+
+// The kinds of control planes whose own rules are known.
+const (
+	talosControlPlane   = "TalosControlPlane"
+	kubeadmControlPlane = "KubeadmControlPlane"
+)
+
+// templateOf is the machine template of a control plane, where the kinds have it.
+func templateOf(controlPlane *unstructured.Unstructured) (object.ID, bool) {
+	for _, path := range [][]string{
+		{"spec", "infrastructureTemplate"}, {"spec", "machineTemplate", "spec", "infrastructureRef"}, {"spec", "machineTemplate", "infrastructureRef"},
+	} {
+		if id, ok := reference(controlPlane, path...); ok {
+			return id, true
+		}
+	}
+	return object.ID{}, false
+}
+
+// outdatedControlPlane says why a control-plane Machine isn't as declared, by the rules
+// that control planes roll by (cluster-api-control-plane-provider-talos v0.5
+// controllers/controlplane.go; cluster-api v1.14 controlplane/kubeadm/pkg). What the
+// providers take for a match if it is missing has to be seen here: a Machine without its
+// infrastructure or configuration isn't ready either.
+func (m *machine) outdatedControlPlane(owner *unstructured.Unstructured) string {
+	if why := otherVersion(m.u, nested(owner, "spec", "version")); why != "" {
+		return why
+	}
+	if why := m.clonedFromOther(owner); why != "" {
+		return why
+	}
+	switch owner.GetKind() {
+	case talosControlPlane:
+		return m.otherTalosConfig(owner)
+	case kubeadmControlPlane:
+		// Only its controller can compare kubeadm configurations.
+		if newStyle(m.u) && !conditionOf(m.u, clusterv1.MachineUpToDateCondition).True() {
+			return "its control plane has not said that it is up to date"
+		}
+	}
+	return ""
+}
+
+// clonedFromOther compares the template that the infrastructure was cloned from.
+func (m *machine) clonedFromOther(owner *unstructured.Unstructured) string {
+	template, ok := templateOf(owner)
+	if !ok {
+		return ""
+	}
+	if _, named := reference(m.u, "spec", "infrastructureRef"); named && m.infra == nil {
+		return "its infrastructure is not seen"
+	} else if !named {
+		return ""
+	}
+	name, hasName := m.infra.GetAnnotations()[clusterv1.TemplateClonedFromNameAnnotation]
+	kind, hasKind := m.infra.GetAnnotations()[clusterv1.TemplateClonedFromGroupKindAnnotation]
+	if !hasName || !hasKind || name == template.Name && kind == template.GroupKind().String() {
+		return ""
+	}
+	return fmt.Sprintf("%s %s instead of %s", template.Kind, name, template.Name)
+}
+
+// otherTalosConfig compares the Talos configuration.
+func (m *machine) otherTalosConfig(owner *unstructured.Unstructured) string {
+	if _, named := reference(m.u, "spec", "bootstrap", "configRef"); !named {
+		return ""
+	}
+	if m.config == nil {
+		return "its Talos configuration is not seen"
+	}
+	if talosDigest(m.config, "spec") != talosDigest(owner, "spec", "controlPlaneConfig", "controlplane") {
+		return "another Talos configuration"
+	}
+	return ""
+}
+
+func judgeControlPlane(o *overlay, u *unstructured.Unstructured, v *verdict) {
+	switch u.GetKind() {
+	case talosControlPlane:
+		judgeTalos(o, u, v)
+	case kubeadmControlPlane:
+		judgeKubeadm(o, u, v)
+	default:
+		judgeContract(o, u, v)
+	}
+}
+
+func judgeTalos(o *overlay, u *unstructured.Unstructured, v *verdict) {
+	id, want := object.IDOf(u), replicasOf(u)
+	v.observed(u)
+	done := v.machines(o, id, want)
+	strategy := nested(u, "spec", "rolloutStrategy", "type")
+	v.onDelete(o, id, want, strategy == "OnDelete")
+	switch {
+	case want == 0:
+		v.add(stuck, "spec.replicas is 0, and its controller keeps the last machine")
+	case !done && want == 1 && strategy != "OnDelete" && noSurge(u) && o.anyOutdated(id):
+		v.add(stuck, "can't replace its only machine: maxSurge is 0")
+	}
+	if !done {
+		// Why a template can't be cloned, or a machine can't be taken out.
+		for _, kind := range []string{"MachinesCreated", "Resized"} {
+			if c := oldCondition(u, kind); c.False() && c.severity == "Error" {
+				v.add(own, "%s", c.quote())
+			}
+		}
+	}
+	v.replicas(u, want, []string{"status", "replicas"}, []string{"status", "readyReplicas"})
+	v.replicas(u, 0, []string{"status", "unavailableReplicas"})
+	v.is(u, "status", "initialized")
+	v.is(u, "status", "bootstrapped")
+	v.is(u, "status", "ready")
+	v.version(u)
+	v.must(own, u, "EtcdClusterHealthyCondition")
+	v.must(derived, u, clusterv1.ReadyCondition)
+	// It tells the truth only when it is False: see the strategy OnDelete.
+	v.notFalse(derived, u, "MachinesSpecUpToDate", "ControlPlaneComponentsHealthy")
+	if deleting := conditionOf(u, clusterv1.DeletingCondition); deleting.True() {
+		v.add(derived, "%s", deleting.quote())
+	}
+}
+
+// noSurge tells whether a TalosControlPlane may have no machine more than declared.
+func noSurge(u *unstructured.Unstructured) bool {
+	surge, known := count(u, "spec", "rolloutStrategy", "rollingUpdate", "maxSurge")
+	return known && surge == 0 || nested(u, "spec", "rolloutStrategy", "rollingUpdate", "maxSurge") == "0"
+}
+
+func (o *overlay) anyOutdated(id object.ID) bool {
+	for _, m := range o.ownedBy(id) {
+		if !m.UpToDate && !m.Leaving {
+			return true
+		}
+	}
+	return false
+}
+
+// version: status.version is that declared.
+func (v *verdict) version(u *unstructured.Unstructured) {
+	if is, want := nested(u, "status", "version"), nested(u, "spec", "version"); is != want {
+		v.add(derived, "status.version is %s instead of %s", cmp.Or(is, "unknown"), want)
+	}
+}
+
+func judgeKubeadm(o *overlay, u *unstructured.Unstructured, v *verdict) {
+	want := replicasOf(u)
+	v.observed(u)
+	if !v.machines(o, object.IDOf(u), want) {
+		if c := conditionOf(u, clusterv1.ScalingUpCondition); c.True() {
+			if id, ok := templateOf(u); ok && !o.quoteTemplate(c, id, v) {
+				o.quoteBlocked(c, v)
+			}
+		}
+		if c := conditionOf(u, clusterv1.ScalingDownCondition); c.True() {
+			o.quoteBlocked(c, v)
+		}
+	}
+	v.replicas(u, want, []string{"status", "replicas"}, []string{"status", "readyReplicas"})
+	if u.GroupVersionKind().Version == "v1beta1" {
+		v.is(u, "status", "initialized")
+		v.is(u, "status", "ready")
+		v.replicas(u, want, []string{"status", "updatedReplicas"})
+		v.replicas(u, 0, []string{"status", "unavailableReplicas"})
+		for _, kind := range []string{"MachinesSpecUpToDate", "Resized", "MachinesCreated", clusterv1.ReadyCondition} {
+			if c := oldCondition(u, kind); c != nil && !c.True() {
+				v.add(derived, "%s", c.quote())
+			}
+		}
+	} else {
+		v.is(u, "status", "initialization", "controlPlaneInitialized")
+		v.replicas(u, want, []string{"status", "availableReplicas"}, []string{"status", "upToDateReplicas"})
+	}
+	if newStyle(u) {
+		v.must(own, u, "ControlPlaneComponentsHealthy")
+		v.must(own, u, "CertificatesAvailable")
+		if _, external, _ := unstructured.NestedFieldNoCopy(u.Object, externalEtcd...); !external {
+			v.must(own, u, "EtcdClusterHealthy")
+		}
+		v.must(derived, u, clusterv1.AvailableCondition)
+		v.must(derived, u, clusterv1.MachinesUpToDateCondition)
+	}
+	v.mustNot(u, clusterv1.MachineDeploymentRollingOutCondition, clusterv1.ScalingUpCondition, clusterv1.ScalingDownCondition,
+		clusterv1.RemediatingCondition, clusterv1.DeletingCondition)
+	v.versions(u)
+}
+
+// externalEtcd is where a KubeadmControlPlane has an etcd of somebody else.
+var externalEtcd = []string{"spec", "kubeadmConfigSpec", "clusterConfiguration", "etcd", "external"}
+
+// versions: status.versions is the declared version alone; before Cluster API 1.14 there is
+// only status.version.
+func (v *verdict) versions(u *unstructured.Unstructured) {
+	value, _, _ := unstructured.NestedFieldNoCopy(u.Object, "status", "versions")
+	list, _ := value.([]any)
+	if len(list) == 0 {
+		v.version(u)
+		return
+	}
+	want := nested(u, "spec", "version")
+	for _, each := range list {
+		if m, ok := each.(map[string]any); ok && text(m, "version") != want {
+			v.add(derived, "has machines of version %s", text(m, "version"))
+		}
+	}
+}
+
+// quoteTemplate says that a control plane's template doesn't exist, if a condition does.
+func (o *overlay) quoteTemplate(c *condition, id object.ID, v *verdict) bool {
+	missing := id.Kind + " does not exist"
+	if !contains(c.message, missing) {
+		return false
+	}
+	if o.templateDeclared(id) {
+		v.add(own, "waits for its controller to see %s %s", id.Kind, id.Name)
+	} else {
+		v.add(stuck, "%s %s does not exist", id.Kind, id.Name)
+	}
+	return true
+}
+
+// quoteBlocked quotes by what scaling is blocked, if it is.
+func (o *overlay) quoteBlocked(c *condition, v *verdict) {
+	if contains(c.message, "blocked") {
+		v.add(own, "%s", plain(c.message))
+	}
+}
+
+// judgeContract judges a control plane of any other provider by what the contract of either
+// version asks of them. One that has no machines of its own, as a managed one, has no
+// replicas.
+func judgeContract(o *overlay, u *unstructured.Unstructured, v *verdict) {
+	if _, reports := count(u, "status", "observedGeneration"); reports {
+		v.observed(u)
+	}
+	_, declares := count(u, "spec", "replicas")
+	_, newContract, _ := unstructured.NestedFieldNoCopy(u.Object, "status", "initialization")
+	if newContract {
+		v.is(u, "status", "initialization", "controlPlaneInitialized")
+	} else {
+		v.is(u, "status", "initialized")
+		v.is(u, "status", "ready")
+	}
+	if id, want := object.IDOf(u), replicasOf(u); declares || len(o.ownedBy(id)) > 0 {
+		v.machines(o, id, want)
+		v.replicas(u, want, []string{"status", "replicas"}, []string{"status", "readyReplicas"})
+		for _, counter := range []string{"availableReplicas", "upToDateReplicas", "updatedReplicas"} {
+			if _, reported := count(u, "status", counter); reported {
+				v.replicas(u, want, []string{"status", counter})
+			}
+		}
+		v.replicas(u, 0, []string{"status", "unavailableReplicas"})
+	}
+	if nested(u, "status", "version") != "" {
+		v.versions(u)
+	}
+	v.mayBe(own, u, clusterv1.ReadyCondition, clusterv1.AvailableCondition)
+	v.mustNot(u, clusterv1.MachineDeploymentRollingOutCondition, clusterv1.ScalingUpCondition, clusterv1.ScalingDownCondition,
+		clusterv1.RemediatingCondition, clusterv1.DeletingCondition)
+}

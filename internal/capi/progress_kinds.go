@@ -1,0 +1,240 @@
+package capi
+
+import (
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	clusterv1 "sigs.k8s.io/cluster-api/api/core/v1beta2"
+
+	"capstan.dev/capstan/internal/object"
+)
+
+// A judgement adds to a verdict what keeps a live object from having converged.
+type judgement func(o *overlay, u *unstructured.Unstructured, v *verdict)
+
+// judgeOf finds how a kind is judged; nil if objects of it are as declared once they are
+// applied.
+func judgeOf(gk schema.GroupKind) judgement {
+	if !IsFamily(gk) || IsTemplate(gk) {
+		return nil
+	}
+	switch {
+	case IsCluster(gk):
+		return judgeCluster
+	case IsControlPlane(gk):
+		return judgeControlPlane
+	case IsInfraCluster(gk):
+		return judgeInfraCluster
+	case IsClusterClass(gk):
+		return judgeClusterClass
+	case IsMachine(gk):
+		return judgeMachine
+	case IsIPPool(gk):
+		return judgePool
+	}
+	switch {
+	case IsMachineOwner(gk):
+		return map[string]judgement{
+			"MachineDeployment": judgeMachineDeployment, "MachineSet": judgeMachineSet, "MachinePool": judgeMachinePool,
+		}[gk.Kind]
+	case gk == schema.GroupKind{Group: family, Kind: "MachineHealthCheck"}:
+		return judgeHealthCheck
+	case gk == schema.GroupKind{Group: "addons." + family, Kind: "ClusterResourceSet"}:
+		return judgeResourceSet
+	case gk == schema.GroupKind{Group: "ipam." + family, Kind: "IPAddressClaim"}:
+		return judgeAddressClaim
+	case inGroup(gk, "bootstrap"):
+		return judgeBootstrap
+	}
+	return nil
+}
+
+// lacksGeneration tells whether a kind's status doesn't say which generation it is of.
+func lacksGeneration(gk schema.GroupKind) bool {
+	return IsInfraCluster(gk) || IsIPPool(gk) || gk.Kind == "IPAddressClaim" && IsIPAM(gk)
+}
+
+func judgeCluster(o *overlay, u *unstructured.Unstructured, v *verdict) {
+	v.observed(u)
+	if phase := nested(u, "status", "phase"); phase == "Failed" {
+		v.add(stuck, "its phase is Failed")
+	} else if phase != "Provisioned" {
+		v.add(derived, "its phase is %s", orUnknown(phase))
+	}
+	status := []string{"status"}
+	if u.GroupVersionKind().Version == "v1beta1" {
+		v.is(u, "status", "infrastructureReady")
+		v.is(u, "status", "controlPlaneReady")
+		if c := oldCondition(u, clusterv1.ReadyCondition); !c.True() {
+			v.add(derived, "%s", quoteOr(c, clusterv1.ReadyCondition))
+		}
+		status = []string{"status", "v1beta2"}
+	} else {
+		v.is(u, "status", "initialization", "infrastructureProvisioned")
+		v.is(u, "status", "initialization", "controlPlaneInitialized")
+	}
+	if newStyle(u) {
+		v.must(derived, u, clusterv1.AvailableCondition)
+	}
+	if c := conditionOf(u, "RemoteConnectionProbe"); c.False() {
+		v.add(own, "%s", c.quote())
+	}
+	v.mustNot(u, clusterv1.MachineDeploymentRollingOutCondition, clusterv1.ScalingUpCondition, clusterv1.ScalingDownCondition,
+		clusterv1.RemediatingCondition, clusterv1.DeletingCondition)
+	if _, topology, _ := unstructured.NestedFieldNoCopy(u.Object, "spec", "topology"); topology {
+		v.must(own, u, clusterv1.ClusterTopologyReconciledCondition)
+	}
+	for _, role := range []string{"controlPlane", "workers"} {
+		at := append(status[:len(status):len(status)], role)
+		want, reported := count(u, append(at[:len(at):len(at)], "desiredReplicas")...)
+		if !reported {
+			continue
+		}
+		// A control plane of Talos doesn't report which machines are up to date; what is
+		// missing is for the Machines to say.
+		for _, counter := range []string{"replicas", "readyReplicas", "availableReplicas", "upToDateReplicas"} {
+			path := append(at[:len(at):len(at)], counter)
+			if _, reported := count(u, path...); reported || counter == "replicas" || counter == "readyReplicas" {
+				v.replicas(u, want, path)
+			}
+		}
+	}
+}
+
+func quoteOr(c *condition, kind string) string {
+	if c == nil {
+		return "has no condition " + kind + " yet"
+	}
+	return c.quote()
+}
+
+func orUnknown(s string) string {
+	if s == "" {
+		return "unknown"
+	}
+	return s
+}
+
+// judgeInfraCluster judges the infrastructure of any provider. None has to report a
+// generation, so its state is part of [Report.Unversioned].
+func judgeInfraCluster(_ *overlay, u *unstructured.Unstructured, v *verdict) {
+	if _, reports := count(u, "status", "observedGeneration"); reports {
+		v.observed(u)
+	}
+	before := len(v.findings)
+	v.mayBe(own, u, "ProxmoxAvailable", clusterv1.ReadyCondition, "ClusterReady")
+	if _, newContract, _ := unstructured.NestedFieldNoCopy(u.Object, "status", "initialization"); newContract {
+		v.is(u, "status", "initialization", "provisioned")
+	} else {
+		v.is(u, "status", "ready")
+	}
+	// Nothing else explains it, so it counts as at work.
+	for i := before; i < len(v.findings); i++ {
+		v.findings[i].weight = own
+	}
+}
+
+func judgeClusterClass(_ *overlay, u *unstructured.Unstructured, v *verdict) {
+	v.observed(u)
+	for _, kind := range []string{clusterv1.ClusterClassVariablesReadyCondition, clusterv1.ClusterClassRefVersionsUpToDateCondition} {
+		if newStyle(u) {
+			v.must(own, u, kind)
+		}
+	}
+}
+
+func judgeMachine(o *overlay, u *unstructured.Unstructured, v *verdict) {
+	v.observed(u)
+	v.machines(o, object.IDOf(u), 1)
+}
+
+// judgeMachinePool: a pool has Machines only if its provider makes them; else its counters
+// are all there is.
+func judgeMachinePool(o *overlay, u *unstructured.Unstructured, v *verdict) {
+	want := replicasOf(u)
+	v.observed(u)
+	if phase := nested(u, "status", "phase"); phase == "Failed" {
+		v.add(stuck, "its phase is Failed")
+	} else if phase != "Running" {
+		v.add(own, "its phase is %s", orUnknown(phase))
+	}
+	if u.GroupVersionKind().Version == "v1beta1" {
+		v.is(u, "status", "bootstrapReady")
+		v.is(u, "status", "infrastructureReady")
+	} else {
+		v.is(u, "status", "initialization", "bootstrapDataSecretCreated")
+		v.is(u, "status", "initialization", "infrastructureProvisioned")
+	}
+	v.replicas(u, want, []string{"status", "replicas"}, []string{"status", "readyReplicas"}, []string{"status", "availableReplicas"})
+	if _, reported := count(u, "status", "upToDateReplicas"); reported {
+		v.replicas(u, want, []string{"status", "upToDateReplicas"})
+	}
+	// What a pool without Machines says of other versions.
+	if versions, _, _ := unstructured.NestedFieldNoCopy(u.Object, "status", "versions"); versions != nil {
+		if list, ok := versions.([]any); ok {
+			for _, each := range list {
+				m, _ := each.(map[string]any)
+				if declared := nested(u, "spec", "template", "spec", "version"); declared != "" && text(m, "version") != declared {
+					v.add(derived, "has machines of version %s", text(m, "version"))
+				}
+			}
+		}
+	}
+	if len(o.ownedBy(object.IDOf(u))) > 0 {
+		v.machines(o, object.IDOf(u), want)
+	} else {
+		o.addPool(u, want)
+		ready, _ := count(u, "status", "readyReplicas")
+		if ready != want {
+			v.findings = append(v.findings, finding{weight: own, machines: true, text: "waits for its machines"})
+		}
+	}
+	v.mustNot(u, clusterv1.MachineDeploymentRollingOutCondition, clusterv1.ScalingUpCondition, clusterv1.ScalingDownCondition, clusterv1.DeletingCondition)
+}
+
+func judgeHealthCheck(_ *overlay, u *unstructured.Unstructured, v *verdict) {
+	v.observed(u)
+	expected, _ := count(u, "status", "expectedMachines")
+	healthy, _ := count(u, "status", "currentHealthy")
+	if healthy != expected {
+		v.add(derived, "%d of %d machines are healthy", healthy, expected)
+	}
+	v.must(own, u, clusterv1.MachineHealthCheckRemediationAllowedCondition)
+}
+
+// judgeResourceSet: the condition is missing as long as no Cluster is selected.
+func judgeResourceSet(_ *overlay, u *unstructured.Unstructured, v *verdict) {
+	v.observed(u)
+	v.mayBe(own, u, "ResourcesApplied")
+}
+
+// judgePool: every address that is in use is one of the pool's.
+func judgePool(_ *overlay, u *unstructured.Unstructured, v *verdict) {
+	if kind := u.GetKind(); kind != "InClusterIPPool" && kind != "GlobalInClusterIPPool" {
+		v.mayBe(own, u, clusterv1.ReadyCondition)
+		return
+	}
+	if _, known := count(u, "status", "ipAddresses", "total"); !known {
+		v.add(own, "waits for its controller")
+	}
+	if n, _ := count(u, "status", "ipAddresses", "outOfRange"); n > 0 {
+		v.add(person, "%d addresses in use are outside of the pool", n)
+	}
+}
+
+func judgeAddressClaim(_ *overlay, u *unstructured.Unstructured, v *verdict) {
+	if nested(u, "status", "addressRef", "name") == "" {
+		v.add(own, "waits for an address")
+	}
+	v.mayBe(own, u, clusterv1.ReadyCondition)
+}
+
+// judgeBootstrap judges a bootstrap configuration that is declared itself.
+func judgeBootstrap(_ *overlay, u *unstructured.Unstructured, v *verdict) {
+	if _, reports := count(u, "status", "observedGeneration"); reports {
+		v.observed(u)
+	}
+	if nested(u, "status", "dataSecretName") == "" {
+		v.add(own, "waits for its bootstrap data")
+	}
+	v.mayBe(own, u, "DataSecretAvailable", clusterv1.ReadyCondition)
+}
