@@ -52,6 +52,7 @@ const (
 	charttest    = "internal/charttest"
 	bench        = "internal/bench"
 	forge        = "internal/forge"
+	monitortest  = "internal/monitortest"
 	live         = "internal/live"
 )
 
@@ -107,6 +108,8 @@ var rows = map[string]row{
 		why: "API servers for tests have no place in the program"},
 	charttest: {layer: 4, testOnly: true, imports: anyLower,
 		why: "what is shipped is tested from outside: nothing imports it"},
+	monitortest: {layer: 1, testOnly: true, imports: []string{},
+		why: "a Prometheus for tests has no place in the program, and looks at it from outside"},
 	bench: {layer: 4, testOnly: true, imports: anyLower,
 		why: "a measurement has no place in the program"},
 }
