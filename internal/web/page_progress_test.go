@@ -100,8 +100,9 @@ func TestProgressPages(t *testing.T) {
 func TestProgressPagesOfOthers(t *testing.T) {
 	t.Parallel()
 	overdue := func(o *v1alpha1.ClusterOverlay) { o.Status.Progress.EstimatedTime = at(9) }
-	there := func(o *v1alpha1.ClusterOverlay) {
+	done := func(o *v1alpha1.ClusterOverlay) {
 		o.Status.Progress.Phase, o.Status.Progress.Message = v1alpha1.PhaseConverged, ""
+		o.Status.ConvergedRevision = o.Status.DesiredRevision
 		o.Status.Conditions[1].Status, o.Status.Conditions[1].Reason, o.Status.Conditions[1].Message = metav1.ConditionTrue, "Converged", "all there"
 	}
 	without := func(o *v1alpha1.ClusterOverlay) {
@@ -111,20 +112,27 @@ func TestProgressPagesOfOthers(t *testing.T) {
 	broken := func(o *v1alpha1.ClusterOverlay) {
 		o.Status.Conditions = append(o.Status.Conditions, metav1.Condition{Type: "Applied", Status: metav1.ConditionFalse, Reason: "Invalid", Message: "refused"})
 	}
+	there := func(name string) string {
+		if name == "there" {
+			return `<progress max="3" value="1"></progress> 1 of 3 overlays converged · <span class="Converged">1 Converged</span>`
+		}
+		return "0 of 3 overlays converged"
+	}
 	for name, test := range map[string]struct {
 		change      func(*v1alpha1.ClusterOverlay)
 		want, never []string
 	}{
 		"overdue":          {overdue, []string{"came nearer"}, []string{"expected"}},
-		"there":            {there, []string{`<span class="Converged">Converged</span>`}, []string{"expected", "came nearer", "<h2>Waits for"}},
+		"there":            {done, []string{`<span class="Converged">Converged</span>`}, []string{"expected", "came nearer", "<h2>Waits for"}},
 		"without machines": {without, []string{`<td colspan="5">none</td>`}, []string{"<progress"}},
 		"unknown":          {unknown, []string{`<p class="message">Progressing: machine w-1 boots</p>`}, []string{"<h2>Progress"}},
 		"broken":           {broken, []string{"<p class=\"message\">Invalid: refused\nProgressing: machine"}, nil},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			_, overlay := progressPages(t, test.change)
+			fleet, overlay := progressPages(t, test.change)
 			contains(t, overlay, test.want, test.never)
+			contains(t, fleet, []string{there(name)}, nil)
 		})
 	}
 }

@@ -33,7 +33,10 @@ func (shown) State(o *v1alpha1.ClusterOverlay) string {
 	if o.Status.PendingDeletion != nil {
 		return "PendingDeletion"
 	}
-	return "Applied"
+	if o.Status.ConvergedRevision != "" && o.Status.ConvergedRevision == o.Status.DesiredRevision {
+		return "Converged"
+	}
+	return "Progressing"
 }
 
 func show() shown {
@@ -93,7 +96,7 @@ func TestPages(t *testing.T) {
 		want []string
 	}{
 		{"/fleets/ns/a", []string{
-			"Fleet ns/a", "main@abcdefab", "01234567", "0 of 2 overlays converged", "1 Applied", "1 PendingDeletion", "1 with a pending deletion",
+			"Fleet ns/a", "main@abcdefab", "01234567", "0 of 2 overlays converged", "1 Progressing", "1 PendingDeletion", "1 with a pending deletion",
 			"the tracked ref is readable", `href="a/a-zeta-01234567"`, "Invalid: &lt;script&gt;alert(1)&lt;/script&gt;\n·right to left·",
 			"clusters/&#34;&gt;&lt;img src=x&gt;", "ns-alpha/alpha",
 		}},
