@@ -92,7 +92,8 @@ func (run *overlayRun) confirm(ctx context.Context, view live.View, report capi.
 		report.Phase, report.Message = v1alpha1.PhaseProgressing, why
 		return report, again
 	}
-	if left := steady - run.clock.Since(run.appliedAt()); left > 0 && slices.ContainsFunc(report.Objects, unversioned) {
+	stood := run.progress().Phase == v1alpha1.PhaseConverged // nothing was sent since
+	if left := steady - run.clock.Since(run.appliedAt()); left > 0 && report.Unversioned != "" && !stood {
 		return hold("everything is there; it is watched for a moment whether it stays so", left)
 	}
 	machines, err := run.objects.Machines(ctx, run.name)
@@ -108,12 +109,6 @@ func (run *overlayRun) confirm(ctx context.Context, view live.View, report capi.
 		return report, confirmRetry // the watches will say so too
 	}
 	return report, 0
-}
-
-// unversioned reports whether nothing of an object's status says of which generation it
-// speaks.
-func unversioned(o capi.ObjectReport) bool {
-	return capi.IsInfraCluster(o.ID.GroupKind()) || capi.IsIPPool(o.ID.GroupKind())
 }
 
 // appliedAt is when the objects were applied that are declared now, to the second that
