@@ -60,7 +60,7 @@ func TestKilledAnywhere(t *testing.T) {
 	h.publish()
 	h.look()
 	h.untilStatuses(last, map[string]string{
-		"capstan/fleet": "success: 2 overlays applied", "capstan/fleet/clusters/a": doneText, "capstan/fleet/clusters/b": doneText,
+		"capstan/fleet": "success: 2 overlays converged", "capstan/fleet/clusters/a": doneText, "capstan/fleet/clusters/b": doneText,
 	})
 	for _, hash := range commits {
 		h.eventually(hash+" is closed", func() string {

@@ -15,24 +15,24 @@ import (
 	"capstan.dev/capstan/internal/giteatest"
 )
 
-const doneText = "success: applied; whether machines follow is not tracked yet"
+const doneText = "success: converged"
 
 // Each commit is told what became of it, and overlays that it doesn't touch are not
 // mentioned. Nothing new costs no call.
 func TestCommitStatuses(t *testing.T) {
 	h := newHost(t, giteatest.ForTest(t))
-	first := h.commit(merge(clusterOf("a", "one"), clusterOf("b", "one")))
+	first := h.commit(merge(simple("a", "one"), simple("b", "one")))
 	h.publish()
 	h.fleet()
 	h.start()
 	h.untilStatuses(first, map[string]string{
-		"capstan/fleet":            "success: 2 overlays applied",
+		"capstan/fleet":            "success: 2 overlays converged",
 		"capstan/fleet/clusters/a": doneText,
 		"capstan/fleet/clusters/b": doneText,
 	})
 	h.untilFleet(v1alpha1.ReportedCondition, v1alpha1.SucceededReason)
 
-	second := h.push(clusterOf("a", "two"))
+	second := h.push(simple("a", "two"))
 	h.untilStatuses(second, map[string]string{"capstan/fleet": doneText, "capstan/fleet/clusters/a": doneText})
 
 	untouched := h.push(map[string]string{"README.md": "words"})
@@ -48,8 +48,14 @@ func TestCommitStatuses(t *testing.T) {
 		"capstan/fleet":            "failure: clusters/b: ConfigMap " + h.ns + "-b/x: ",
 		"capstan/fleet/clusters/b": "failure: ConfigMap " + h.ns + "-b/x: ",
 	})
-	mended := h.push(clusterOf("b", "two"))
+	mended := h.push(simple("b", "two"))
 	h.untilStatuses(mended, map[string]string{"capstan/fleet": doneText, "capstan/fleet/clusters/b": doneText})
+
+	machines := h.push(clusterOf("c", "one")) // which nobody makes here
+	h.untilStatuses(machines, map[string]string{
+		"capstan/fleet":            "pending: clusters/c: 0 of 2 machines: ",
+		"capstan/fleet/clusters/c": "pending: 0 of 2 machines: ",
+	})
 
 	calls := h.forgeCalls()
 	h.look()
@@ -83,21 +89,21 @@ func (h *host) settled() {
 // what overtook it.
 func TestSupersededCommit(t *testing.T) {
 	h := newHost(t, giteatest.ForTest(t))
-	first := h.commit(merge(clusterOf("a", "one"), clusterOf("b", "one")))
+	first := h.commit(merge(simple("a", "one"), simple("b", "one")))
 	h.publish()
 	h.fleet()
 	h.start()
 	h.untilStatuses(first, map[string]string{
-		"capstan/fleet": "success: 2 overlays applied", "capstan/fleet/clusters/a": doneText, "capstan/fleet/clusters/b": doneText,
+		"capstan/fleet": "success: 2 overlays converged", "capstan/fleet/clusters/a": doneText, "capstan/fleet/clusters/b": doneText,
 	})
 	h.suspend("clusters/a", true)
-	second := h.push(merge(clusterOf("a", "two"), clusterOf("b", "two")))
+	second := h.push(merge(simple("a", "two"), simple("b", "two")))
 	h.untilStatuses(second, map[string]string{
-		"capstan/fleet":            "pending: 1 of 2 overlays done; clusters/a: suspended",
+		"capstan/fleet":            "pending: 1 of 2 overlays converged; clusters/a: suspended",
 		"capstan/fleet/clusters/a": "pending: suspended",
 		"capstan/fleet/clusters/b": doneText,
 	})
-	third := h.push(clusterOf("a", "three"))
+	third := h.push(simple("a", "three"))
 	h.untilStatuses(second, map[string]string{
 		"capstan/fleet":            "failure: superseded by later commits: 1 of 2 overlays not done",
 		"capstan/fleet/clusters/a": "failure: superseded by " + third[:7],
@@ -124,7 +130,7 @@ func TestManyContexts(t *testing.T) {
 	h.publish()
 	h.fleet(func(f *v1alpha1.Fleet) { f.Spec.Forge.MaxContexts = ptr.To[int32](100) })
 	h.start()
-	want := map[string]string{"capstan/fleet": "success: 60 overlays applied"}
+	want := map[string]string{"capstan/fleet": "success: 60 overlays converged"}
 	for i := range n {
 		want[fmt.Sprintf("capstan/fleet/clusters/c%02d", i)] = doneText
 	}
@@ -133,7 +139,7 @@ func TestManyContexts(t *testing.T) {
 	h.patchFleet(func(f *v1alpha1.FleetSpec) { f.Forge.MaxContexts = ptr.To[int32](10) })
 	before := len(h.forgeCalls())
 	second := h.push(all("two"))
-	h.untilStatuses(second, map[string]string{"capstan/fleet": "success: 60 overlays applied"})
+	h.untilStatuses(second, map[string]string{"capstan/fleet": "success: 60 overlays converged"})
 	if calls := h.forgeCalls()[before:]; len(calls) > 5 {
 		t.Errorf("%d calls for one commit: %q", len(calls), calls)
 	}
@@ -144,13 +150,13 @@ func TestManyContexts(t *testing.T) {
 func TestForgeAway(t *testing.T) {
 	gitea := giteatest.NewForTest(t, giteatest.Options{FastQueues: true, TLS: true})
 	h := newHost(t, gitea)
-	first := h.commit(clusterOf("a", "one"))
+	first := h.commit(simple("a", "one"))
 	h.publish()
 	h.fleet()
 	h.start()
 	h.untilStatuses(first, map[string]string{"capstan/fleet": doneText, "capstan/fleet/clusters/a": doneText})
 
-	second := h.commit(clusterOf("a", "two"))
+	second := h.commit(simple("a", "two"))
 	h.publish()
 	h.must(gitea.Stop())
 	h.look()
@@ -170,7 +176,7 @@ func TestKilledBeforePost(t *testing.T) {
 	for _, reached := range []bool{false, true} {
 		t.Run(fmt.Sprint("the forge was reached: ", reached), func(t *testing.T) {
 			h := newHost(t, giteatest.ForTest(t))
-			first := h.commit(clusterOf("a", "one"))
+			first := h.commit(simple("a", "one"))
 			h.publish()
 			h.fleet()
 			var running *running
@@ -201,7 +207,7 @@ func TestKilledBeforePost(t *testing.T) {
 			})
 			running.stop()
 			h.intercept(nil)
-			second := h.commit(clusterOf("a", "two")) // a commit comes while nobody is there
+			second := h.commit(simple("a", "two")) // a commit comes while nobody is there
 			h.publish()
 			h.start()
 			h.untilStatuses(second, map[string]string{"capstan/fleet": doneText, "capstan/fleet/clusters/a": doneText})

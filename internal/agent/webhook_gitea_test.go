@@ -105,7 +105,7 @@ func TestWebhooksOfGitea(t *testing.T) {
 	h.start(withSandbox, k.with)
 	h.untilApplied(revision(first), "clusters/a", "clusters/b")
 	h.untilStatuses(first, map[string]string{
-		"capstan/fleet": "success: 2 overlays applied", "capstan/fleet/clusters/a": doneText, "capstan/fleet/clusters/b": doneText,
+		"capstan/fleet": "success: 2 overlays converged", "capstan/fleet/clusters/a": doneText, "capstan/fleet/clusters/b": doneText,
 	})
 
 	before := len(k.deliveries(0))
