@@ -210,10 +210,14 @@ func (run *overlayRun) applied(summary string) {
 func (run *overlayRun) supersede() {
 	if run.status.RenderDigest != run.built.Digest {
 		run.status.Progress = nil // it counts from now
+		if run.status.ConvergedRevision == run.status.DesiredRevision {
+			// The same commit with other values of variables, or one that was left and that
+			// somebody has gone back to: the machines have to reach it again.
+			run.status.ConvergedRevision = ""
+		}
 	}
 	if run.status.AppliedRevision == run.status.DesiredRevision {
-		run.status.ConvergedRevision = "" // the same commit, with other values of variables
-		run.status.DesiredSince = nil     // when those changed isn't known
+		run.status.DesiredSince = nil // when the values changed isn't known
 	}
 	if len(run.status.History) > 0 && run.status.History[0].Outcome != v1alpha1.OutcomeConverged {
 		run.status.History[0].Outcome = v1alpha1.OutcomeSuperseded

@@ -105,7 +105,7 @@ func TestSupersededCommit(t *testing.T) {
 	})
 	third := h.push(simple("a", "three"))
 	h.untilStatuses(second, map[string]string{
-		"capstan/fleet":            "failure: superseded by later commits: 1 of 2 overlays not done",
+		"capstan/fleet":            "failure: superseded by later commits: 1 of 2 overlays not converged",
 		"capstan/fleet/clusters/a": "failure: superseded by " + third[:7],
 		"capstan/fleet/clusters/b": doneText,
 	})
