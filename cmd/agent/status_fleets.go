@@ -35,9 +35,10 @@ func (v fleetView) text(out io.Writer, s style, now time.Time) error {
 		fmt.Fprintln(out, "(no Fleet)")
 	}
 	fmt.Fprintln(out)
-	overlays := table{header: []string{
-		"", "OVERLAY", "CLUSTER", "STATE", "PROGRESS", "CONTROL PLANE", "WORKERS", "LEFT", "DESIRED", "CONVERGED", "WAITS FOR",
-	}}
+	overlays := table{
+		header: []string{"", "OVERLAY", "CLUSTER", "STATE", "PROGRESS", "CONTROL PLANE", "WORKERS", "LEFT", "DESIRED", "CONVERGED", "WAITS FOR"},
+		spare:  [][]int{{2}, {8, 9}, {5, 6}}, // CLUSTER, the revisions, and the machines by role
+	}
 	for i := range v.Overlays {
 		o := &v.Overlays[i]
 		paint := stateColor(o.State)

@@ -34,6 +34,12 @@ type fleetWorld struct {
 	gone map[string]bool
 }
 
+func newFleetWorld() fleetWorld {
+	return fleetWorld{
+		fleets: map[client.ObjectKey]*v1alpha1.Fleet{}, overlays: map[client.ObjectKey]*v1alpha1.ClusterOverlay{}, gone: map[string]bool{},
+	}
+}
+
 // verdict is what a wait makes of what it sees.
 type verdict struct {
 	// lines say how everything that was chosen stands: first what is missing, then Fleets,

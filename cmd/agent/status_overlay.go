@@ -75,7 +75,7 @@ func (v overlayView) heading(out io.Writer, s style, now time.Time) error {
 		title += " (suspended)"
 	}
 	fmt.Fprintln(out, oneLine(title))
-	facts := table{header: []string{"", ""}}
+	facts := table{header: []string{"", ""}, whole: true}
 	paint := stateColor(v.State)
 	add := func(name string, c color, texts ...string) {
 		var parts []string
@@ -102,31 +102,26 @@ func (v overlayView) heading(out io.Writer, s style, now time.Time) error {
 			}
 		}
 	}
+	if v.Progress != nil {
+		add("waits for", paint, v.Progress.Message)
+	}
 	add("desired", noColor, v.DesiredRevision, agoText(v.DesiredSince, now))
 	applied, converged := v.reached()
 	add("applied", noColor, v.AppliedRevision, agoText(applied, now))
 	add("converged", noColor, v.ConvergedRevision, agoText(converged, now))
-	if err := facts.print(out, s, "  "); err != nil {
-		return err
-	}
-	// Here is room for all of a message.
-	if v.Message != "" {
-		fmt.Fprintln(out, "  "+s.paint(paint, strings.ReplaceAll(printable(v.Message), "\n", "\n  ")))
-	}
 	for _, c := range v.Conditions {
-		if !worthTelling(c) {
-			continue
+		if worthTelling(c) && (v.Progress == nil || c.Message != v.Progress.Message) {
+			add(c.Type, noColor, string(c.Status)+", "+c.Reason+": "+c.Message)
 		}
-		fmt.Fprintln(out, "  "+oneLine(fmt.Sprintf("%s is %s: %s: %s", c.Type, c.Status, c.Reason, c.Message)))
 	}
-	return nil
+	return facts.print(out, s, "  ")
 }
 
-// worthTelling says whether a condition is not as it should be. That which isn't tracked
-// never is.
+// worthTelling says whether a condition is not as it should be. What isn't tracked never
+// is, and Ready only says what others say.
 func worthTelling(c metav1.Condition) bool {
 	switch {
-	case c.Reason == v1alpha1.NotTrackedReason:
+	case c.Reason == v1alpha1.NotTrackedReason, c.Type == v1alpha1.ReadyCondition:
 		return false
 	case c.Type == v1alpha1.PendingDeletionCondition:
 		return c.Message != ""

@@ -179,17 +179,18 @@ func problemOf(conditions []metav1.Condition) string {
 	return ""
 }
 
-// messageOf is what a person has to know of an overlay: what is wrong, what waits for
-// an approval, what the machines wait for; "" if all is well.
+// messageOf is what a person has to know first of an overlay: what is wrong, what waits
+// for an approval, what the machines wait for, what is kept; "" if all is well.
 func messageOf(o *v1alpha1.ClusterOverlay) string {
 	if problem := problemOf(o.Status.Conditions); problem != "" {
 		return problem
 	}
+	pending, waiting := "", false
 	if c := meta.FindStatusCondition(o.Status.Conditions, v1alpha1.PendingDeletionCondition); c != nil && c.Message != "" {
-		return c.Reason + ": " + c.Message
+		pending, waiting = c.Reason+": "+c.Message, c.Status == metav1.ConditionTrue
 	}
-	if o.Status.Progress != nil {
+	if !waiting && o.Status.Progress != nil && o.Status.Progress.Message != "" {
 		return o.Status.Progress.Message
 	}
-	return ""
+	return pending
 }

@@ -130,10 +130,10 @@ func machinesText(n v1alpha1.MachineCounts) string {
 	return text
 }
 
-// leftText says how long it will take: "about 3m left", "" if there is no telling. An
-// estimate is none to the second.
+// leftText says how long it will take: "about 3m left", "" if there is no telling, as
+// when nothing goes on. An estimate is none to the second.
 func leftText(p *v1alpha1.Progress, now time.Time) string {
-	if p == nil || p.EstimatedTime.IsZero() {
+	if p == nil || p.Phase != v1alpha1.PhaseProgressing || p.EstimatedTime.IsZero() {
 		return ""
 	}
 	left := p.EstimatedTime.Sub(now)
@@ -142,10 +142,10 @@ func leftText(p *v1alpha1.Progress, now time.Time) string {
 		return "any moment"
 	case left < time.Minute:
 		return "under 1m left"
-	case left < time.Hour:
-		return "about " + duration.HumanDuration(left.Round(time.Minute)) + " left"
+	case left < 90*time.Minute:
+		return fmt.Sprintf("about %.0fm left", left.Minutes())
 	default:
-		return "about " + duration.HumanDuration(left.Round(10*time.Minute)) + " left"
+		return fmt.Sprintf("about %.0fh left", left.Hours())
 	}
 }
 
@@ -209,20 +209,17 @@ type cell struct {
 type table struct {
 	header []string
 	rows   [][]cell
+	// spare are the columns that a narrow terminal goes without, the first ones first.
+	spare [][]int
+	// whole says that the last column isn't cut.
+	whole bool
 }
 
-// plain adds a row without colors.
-func (t *table) plain(texts ...string) {
-	row := make([]cell, len(texts))
-	for i, text := range texts {
-		row[i].text = text
-	}
-	t.rows = append(t.rows, row)
-}
-
-// The room for the last column of a table: if there is no terminal, and at least.
+// The room for the last column of a table: if there is no terminal; how much is worth
+// another column; and at least.
 const (
 	defaultRoom = 120
+	enoughRoom  = 48
 	leastRoom   = 24
 )
 
@@ -238,27 +235,21 @@ func (t *table) print(out io.Writer, s style, indent string) error {
 			widths[i] = max(widths[i], utf8.RuneCountInString(row[i].text))
 		}
 	}
-	last, room := len(widths)-1, defaultRoom
-	if s.width > 0 {
-		room = s.width - len(indent)
-		for _, w := range widths[:last] {
-			if w > 0 {
-				room -= w + 2
-			}
-		}
-		room = max(room, leastRoom)
-	}
+	last, room := len(widths)-1, t.fit(s, indent, widths)
 	var b strings.Builder
 	line := func(cells []cell) {
 		b.WriteString(indent)
 		var text strings.Builder
 		for i, c := range cells {
 			if i == last {
-				text.WriteString(s.paint(c.color, cut(c.text, room)))
+				if !t.whole {
+					c.text = cut(c.text, room)
+				}
+				text.WriteString(s.paint(c.color, c.text))
 				break
 			}
 			if widths[i] == 0 {
-				continue // nobody has anything to say
+				continue
 			}
 			text.WriteString(s.paint(c.color, c.text))
 			text.WriteString(strings.Repeat(" ", widths[i]-utf8.RuneCountInString(c.text)+2))
@@ -277,4 +268,30 @@ func (t *table) print(out io.Writer, s style, indent string) error {
 	}
 	_, err := io.WriteString(out, b.String())
 	return err
+}
+
+// fit returns the room for the last column. A column that is empty, or that there is no
+// room for, has the width 0 after it.
+func (t *table) fit(s style, indent string, widths []int) int {
+	if s.width == 0 {
+		return defaultRoom
+	}
+	room := func() int {
+		left := s.width - len(indent)
+		for _, w := range widths[:len(widths)-1] {
+			if w > 0 {
+				left -= w + 2
+			}
+		}
+		return left
+	}
+	for _, columns := range t.spare {
+		if room() >= min(enoughRoom, widths[len(widths)-1]) {
+			break
+		}
+		for _, column := range columns {
+			widths[column] = 0
+		}
+	}
+	return max(room(), leastRoom)
 }

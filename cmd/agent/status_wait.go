@@ -24,9 +24,7 @@ const settleTime = 5 * time.Second
 func (a *app) awaitConvergence(ctx context.Context, c client.WithWatch, namespace string, targets []string, o statusOptions) error {
 	w := convergenceWait{
 		app: a, waitFor: waitFor{targets: targets, revision: o.revision, early: true}, said: map[string]string{},
-		world: fleetWorld{
-			fleets: map[client.ObjectKey]*v1alpha1.Fleet{}, overlays: map[client.ObjectKey]*v1alpha1.ClusterOverlay{}, gone: map[string]bool{},
-		},
+		world: newFleetWorld(),
 	}
 	waiting, cancel := context.WithTimeout(ctx, o.timeout)
 	defer cancel()
