@@ -122,13 +122,23 @@ func judgeTalos(o *overlay, u *unstructured.Unstructured, v *verdict) {
 	v.is(u, "status", "bootstrapped")
 	v.is(u, "status", "ready")
 	v.version(u)
-	v.must(own, u, "EtcdClusterHealthyCondition")
+	v.must(o.unlessBooting(id), u, "EtcdClusterHealthyCondition")
 	v.must(derived, u, clusterv1.ReadyCondition)
 	// It tells the truth only when it is False: see the strategy OnDelete.
 	v.notFalse(derived, u, "MachinesSpecUpToDate", "ControlPlaneComponentsHealthy")
 	if deleting := conditionOf(u, clusterv1.DeletingCondition); deleting.True() {
 		v.add(derived, "%s", deleting.quote())
 	}
+}
+
+// unlessBooting is how much etcd's state says: little while machines of its come or go.
+func (o *overlay) unlessBooting(id object.ID) weight {
+	for _, m := range o.ownedBy(id) {
+		if !m.Ready {
+			return derived
+		}
+	}
+	return own
 }
 
 // noSurge tells whether a TalosControlPlane may have no machine more than declared.
@@ -182,10 +192,11 @@ func judgeKubeadm(o *overlay, u *unstructured.Unstructured, v *verdict) {
 		v.replicas(u, want, []string{"status", "availableReplicas"}, []string{"status", "upToDateReplicas"})
 	}
 	if newStyle(u) {
-		v.must(own, u, "ControlPlaneComponentsHealthy")
+		w := o.unlessBooting(object.IDOf(u))
+		v.must(w, u, "ControlPlaneComponentsHealthy")
 		v.must(own, u, "CertificatesAvailable")
 		if _, external, _ := unstructured.NestedFieldNoCopy(u.Object, externalEtcd...); !external {
-			v.must(own, u, "EtcdClusterHealthy")
+			v.must(w, u, "EtcdClusterHealthy")
 		}
 		v.must(derived, u, clusterv1.AvailableCondition)
 		v.must(derived, u, clusterv1.MachinesUpToDateCondition)

@@ -130,7 +130,9 @@ func (o *overlay) machineSets(deployment *unstructured.Unstructured, v *verdict,
 		current := setOutdated(set, deployment, o.Now) == ""
 		switch {
 		case set.GetDeletionTimestamp() != nil:
-			v.add(derived, "MachineSet %s is being deleted", set.GetName())
+			if left, _ := count(set, "status", "replicas"); left > 0 {
+				v.add(derived, "MachineSet %s is being deleted and has %d machines", set.GetName(), left)
+			}
 			continue
 		case current:
 			have += n
@@ -228,6 +230,11 @@ func (v *verdict) machines(o *overlay, id object.ID, want int64) bool {
 			done++
 		} else {
 			others++
+		}
+	}
+	for _, m := range owned {
+		if m.paused() {
+			v.add(person, "Machine %s is paused", m.Name)
 		}
 	}
 	if done == want && others == 0 {

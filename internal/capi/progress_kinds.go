@@ -55,6 +55,10 @@ func lacksGeneration(gk schema.GroupKind) bool {
 
 func judgeCluster(o *overlay, u *unstructured.Unstructured, v *verdict) {
 	v.observed(u)
+	if c := conditionOf(u, "RemoteConnectionProbe"); c.False() {
+		v.add(own, "%s", c.quote())
+	}
+	v.later(0)
 	if phase := nested(u, "status", "phase"); phase == "Failed" {
 		v.add(stuck, "its phase is Failed")
 	} else if phase != "Provisioned" {
@@ -75,9 +79,6 @@ func judgeCluster(o *overlay, u *unstructured.Unstructured, v *verdict) {
 	if newStyle(u) {
 		v.must(derived, u, clusterv1.AvailableCondition)
 	}
-	if c := conditionOf(u, "RemoteConnectionProbe"); c.False() {
-		v.add(own, "%s", c.quote())
-	}
 	v.mustNot(u, clusterv1.MachineDeploymentRollingOutCondition, clusterv1.ScalingUpCondition, clusterv1.ScalingDownCondition,
 		clusterv1.RemediatingCondition, clusterv1.DeletingCondition)
 	if _, topology, _ := unstructured.NestedFieldNoCopy(u.Object, "spec", "topology"); topology {
@@ -91,13 +92,35 @@ func judgeCluster(o *overlay, u *unstructured.Unstructured, v *verdict) {
 		}
 		// A control plane of Talos doesn't report which machines are up to date; what is
 		// missing is for the Machines to say.
+		lies := role == "controlPlane" && !o.reportsAvailable(u)
 		for _, counter := range []string{"replicas", "readyReplicas", "availableReplicas", "upToDateReplicas"} {
+			if lies && counter == "availableReplicas" {
+				continue
+			}
 			path := append(at[:len(at):len(at)], counter)
 			if _, reported := count(u, path...); reported || counter == "replicas" || counter == "readyReplicas" {
 				v.replicas(u, want, path)
 			}
 		}
 	}
+}
+
+// reportsAvailable tells whether the control plane of a Cluster itself says how many machines
+// are available. From one of the contract v1beta1, the Cluster derives it from those that are
+// said to be unavailable, and keeps the last number for ever once there is none, because the
+// field is then left out (cluster-api v1.14 core/reconcilers/cluster, setControlPlaneReplicas).
+func (o *overlay) reportsAvailable(cluster *unstructured.Unstructured) bool {
+	id, ok := reference(cluster, "spec", "controlPlaneRef")
+	live := o.Live[id]
+	if !ok || live == nil {
+		return false
+	}
+	for _, path := range [][]string{{"status", "availableReplicas"}, {"status", "v1beta2", "availableReplicas"}} {
+		if _, reports := count(live, path...); reports {
+			return true
+		}
+	}
+	return false
 }
 
 func quoteOr(c *condition, kind string) string {
@@ -191,20 +214,25 @@ func judgeMachinePool(o *overlay, u *unstructured.Unstructured, v *verdict) {
 	v.mustNot(u, clusterv1.MachineDeploymentRollingOutCondition, clusterv1.ScalingUpCondition, clusterv1.ScalingDownCondition, clusterv1.DeletingCondition)
 }
 
-func judgeHealthCheck(_ *overlay, u *unstructured.Unstructured, v *verdict) {
-	v.observed(u)
-	expected, _ := count(u, "status", "expectedMachines")
-	healthy, _ := count(u, "status", "currentHealthy")
-	if healthy != expected {
-		v.add(derived, "%d of %d machines are healthy", healthy, expected)
+// judgeHealthCheck: its controller looks once in 15 seconds (cluster-api v1.14
+// core/reconcilers/machinehealthcheck, WithRateLimitInterval), so its counters say less than
+// the Machines, and what it says of them is out of date once they are well. Its first look
+// is not waited for: until then it does nothing, and a new machine doesn't need it.
+func judgeHealthCheck(o *overlay, u *unstructured.Unstructured, v *verdict) {
+	if _, looked := count(u, "status", "observedGeneration"); looked {
+		v.observed(u)
+		v.later(0)
 	}
-	v.must(own, u, clusterv1.MachineHealthCheckRemediationAllowedCondition)
+	if c := conditionOf(u, clusterv1.MachineHealthCheckRemediationAllowedCondition); c.False() && !o.allDone() {
+		v.add(own, "%s", c.quote())
+	}
 }
 
 // judgeResourceSet: the condition is missing as long as no Cluster is selected.
 func judgeResourceSet(_ *overlay, u *unstructured.Unstructured, v *verdict) {
 	v.observed(u)
 	v.mayBe(own, u, "ResourcesApplied")
+	v.later(0)
 }
 
 // judgePool: every address that is in use is one of the pool's.

@@ -76,16 +76,18 @@ func (o *overlay) findOwner(m *machine) {
 	}
 	controller := metav1.GetControllerOf(m.u)
 	if m.Role == RoleControlPlane {
+		named := object.ID{}
 		if cluster := o.Live[ClusterID(m.Namespace, m.Cluster)]; cluster != nil {
-			if id, ok := reference(cluster, "spec", "controlPlaneRef"); ok && o.isDeclared(id) {
-				m.Owner = id
-				return
-			}
+			named, _ = reference(cluster, "spec", "controlPlaneRef")
+		}
+		if m.Owner = o.ifDeclared(named); m.Owner != (object.ID{}) {
+			return
 		}
 		if controller != nil {
 			m.Owner = o.ifDeclared(ownerID(*controller, m.Namespace))
 		}
-		m.stray = controller == nil
+		// Of a control plane that the Cluster doesn't name any more, or of none.
+		m.stray = controller == nil || named != (object.ID{}) && named != ownerID(*controller, m.Namespace)
 		return
 	}
 	if name := m.u.GetLabels()[clusterv1.MachineSetNameLabel]; name != "" || controller != nil && controller.Kind == "MachineSet" {
@@ -152,7 +154,7 @@ func (o *overlay) ownedBy(id object.ID) []*machine {
 // isReady: the Machine runs, is known to be a node, is ready and available.
 func isReady(u *unstructured.Unstructured) bool {
 	if u.GetDeletionTimestamp() != nil || nested(u, "status", "phase") != "Running" || !observed(u) ||
-		nested(u, "status", "nodeRef", "name") == "" || conditionOf(u, clusterv1.PausedCondition).True() {
+		nested(u, "status", "nodeRef", "name") == "" {
 		return false
 	}
 	if !conditionOf(u, clusterv1.ReadyCondition).True() {
@@ -174,9 +176,17 @@ func availableSince(u *unstructured.Unstructured) (since time.Time) {
 
 // outdated says why a Machine isn't as declared; empty if it is.
 func (o *overlay) outdated(m *machine) string {
-	if c := conditionOf(m.u, clusterv1.MachineUpToDateCondition); c.False() {
-		return cmp.Or(plain(c.message), "its owner says so")
+	if why := o.differs(m); why != "" {
+		return why
 	}
+	if c := conditionOf(m.u, clusterv1.MachineUpToDateCondition); c.False() {
+		return cmp.Or(plain(c.message), "its controller says so")
+	}
+	return ""
+}
+
+// differs compares a Machine with what it was made for.
+func (o *overlay) differs(m *machine) string {
 	owner := o.Live[m.Owner]
 	switch {
 	case m.stray:
@@ -272,10 +282,26 @@ func (m *machine) waitsFor(failed, outdated string) string {
 		return join("; ", join(": ", "unhealthy", healthy.explain()), remediation(m.u))
 	case conditionOf(m.u, clusterv1.MachineUpdatingCondition).True():
 		return join(": ", "being updated", conditionOf(m.u, clusterv1.MachineUpdatingCondition).explain())
-	case conditionOf(m.u, clusterv1.PausedCondition).True():
+	case m.paused():
 		return "paused"
 	}
 	return m.startsWith()
+}
+
+// paused tells whether controllers leave the Machine alone.
+func (m *machine) paused() bool {
+	_, annotated := m.u.GetAnnotations()[clusterv1.PausedAnnotation]
+	return annotated || conditionOf(m.u, clusterv1.PausedCondition).True()
+}
+
+// allDone tells whether there is no Machine that isn't as it should be.
+func (o *overlay) allDone() bool {
+	for _, m := range o.machines {
+		if !m.Done() {
+			return false
+		}
+	}
+	return true
 }
 
 // remediation says what becomes of an unhealthy Machine.

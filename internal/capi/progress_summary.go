@@ -154,10 +154,11 @@ func (o *overlay) score(all []reported) int64 {
 // done and what the others need, and what else there is.
 func (o *overlay) summary(r Report, all []reported) string {
 	var parts []string
+	lines := 0
 	quote := func(w weight, limit int) {
 		for _, each := range all {
 			for _, f := range each.sorted() {
-				if f.weight == w && !f.machines && limit > 0 {
+				if f.weight == w && !f.machines && !(f.late && lines > 0) && limit > 0 {
 					parts = append(parts, about(each.id, f.text))
 					limit--
 				}
@@ -166,6 +167,12 @@ func (o *overlay) summary(r Report, all []reported) string {
 	}
 	const many = 5
 	quote(stuck, many)
+	for _, each := range all {
+		if live := o.Live[each.id]; IsCluster(each.id.GroupKind()) && live != nil && live.GetDeletionTimestamp() != nil {
+			parts = append(parts, about(each.id, each.message()))
+			each.findings[0].machines = true
+		}
+	}
 	if r.Phase == v1alpha1.PhaseWaiting {
 		quote(person, many)
 	}
@@ -174,7 +181,9 @@ func (o *overlay) summary(r Report, all []reported) string {
 		name   string
 		counts v1alpha1.MachineCounts
 	}{{RoleControlPlane, "control plane", r.ControlPlane}, {RoleWorker, "workers", r.Workers}} {
-		parts = append(parts, o.line(role.Role, role.name, role.counts)...)
+		line := o.line(role.Role, role.name, role.counts)
+		lines += len(line)
+		parts = append(parts, line...)
 	}
 	quote(own, many)
 	if r.Phase != v1alpha1.PhaseWaiting {

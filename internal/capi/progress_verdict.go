@@ -31,6 +31,8 @@ type finding struct {
 	text   string
 	// machines says that it is about the object's machines, which are reported by role.
 	machines bool
+	// late says that it can't be otherwise until the machines are there.
+	late bool
 }
 
 // A verdict is all that keeps an object from having converged.
@@ -98,13 +100,22 @@ func (v *verdict) softened(why string) {
 	if len(v.findings) == 0 {
 		return
 	}
-	v.findings = slices.DeleteFunc(v.findings, func(f finding) bool { return f.weight == own && !f.machines })
+	v.findings = slices.DeleteFunc(v.findings, func(f finding) bool {
+		return f.weight == own && !f.machines || f.weight == person
+	})
 	for i := range v.findings {
 		if v.findings[i].weight == own {
 			v.findings[i].weight = derived
 		}
 	}
-	v.findings = append(v.findings, finding{weight: person, text: why})
+	v.findings = append(v.findings, finding{weight: person, text: why, machines: why != selfPaused})
+}
+
+// later marks what was found since as late.
+func (v *verdict) later(since int) {
+	for i := since; i < len(v.findings); i++ {
+		v.findings[i].late = true
+	}
 }
 
 // observed: a controller has looked at the present specification.
