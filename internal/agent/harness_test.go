@@ -324,14 +324,21 @@ func (w *world) until(path, what string, is func(*v1alpha1.ClusterOverlay) bool)
 	return found
 }
 
-// untilApplied waits until overlays have applied a revision.
+// untilApplied waits until overlays have applied a revision and have taken note of what is
+// live since. No controller is there to change that.
 func (w *world) untilApplied(revision string, paths ...string) {
 	w.Helper()
 	for _, path := range paths {
 		w.until(path, "applied "+revision, func(o *v1alpha1.ClusterOverlay) bool {
-			return o.Status.AppliedRevision == revision && meta.IsStatusConditionTrue(o.Status.Conditions, v1alpha1.AppliedCondition)
+			return o.Status.AppliedRevision == revision && meta.IsStatusConditionTrue(o.Status.Conditions, v1alpha1.AppliedCondition) && noted(o)
 		})
 	}
+}
+
+// noted reports whether what was applied has been seen live.
+func noted(o *v1alpha1.ClusterOverlay) bool {
+	p := o.Status.Progress
+	return p != nil && p.Phase != v1alpha1.PhaseUnknown && !strings.Contains(p.Message, "is missing") && !strings.Contains(p.Message, "not seen yet")
 }
 
 // untilCondition waits until a condition of an overlay has a reason and a message
