@@ -330,13 +330,13 @@ func (w *world) untilApplied(revision string, paths ...string) {
 	w.Helper()
 	for _, path := range paths {
 		w.until(path, "applied "+revision, func(o *v1alpha1.ClusterOverlay) bool {
-			return o.Status.AppliedRevision == revision && meta.IsStatusConditionTrue(o.Status.Conditions, v1alpha1.AppliedCondition) && noted(o)
+			return o.Status.AppliedRevision == revision && meta.IsStatusConditionTrue(o.Status.Conditions, v1alpha1.AppliedCondition) && isSeen(o)
 		})
 	}
 }
 
-// noted reports whether what was applied has been seen live.
-func noted(o *v1alpha1.ClusterOverlay) bool {
+// isSeen reports whether what was applied has been seen live.
+func isSeen(o *v1alpha1.ClusterOverlay) bool {
 	p := o.Status.Progress
 	return p != nil && p.Phase != v1alpha1.PhaseUnknown && !strings.Contains(p.Message, "is missing") && !strings.Contains(p.Message, "not seen yet")
 }
