@@ -49,10 +49,8 @@ func Follow(was *v1alpha1.Progress, r Report, c Course) (p v1alpha1.Progress, ag
 		p.Phase = v1alpha1.PhaseDegraded
 		return p, again
 	}
-	if p.Phase == v1alpha1.PhaseProgressing {
-		if left := p.AdvanceTime.Add(c.StallAfter).Sub(c.Now); c.StallAfter <= 0 {
-			left = 0
-		} else if left > 0 {
+	if p.Phase == v1alpha1.PhaseProgressing && c.StallAfter > 0 {
+		if left := p.AdvanceTime.Add(c.StallAfter).Sub(c.Now); left > 0 {
 			again = sooner(again, left)
 		} else {
 			p.Phase = v1alpha1.PhaseStalled

@@ -141,5 +141,3 @@ func cut(text string, limit int) string {
 const maxMessage = 1024
 
 func clip1024(text string) string { return cut(text, maxMessage) }
-
-func contains(text, part string) bool { return strings.Contains(text, part) }

@@ -3,6 +3,7 @@ package capi
 import (
 	"cmp"
 	"fmt"
+	"strings"
 
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	clusterv1 "sigs.k8s.io/cluster-api/api/core/v1beta2"
@@ -111,9 +112,15 @@ func judgeTalos(o *overlay, u *unstructured.Unstructured, v *verdict) {
 	if !done {
 		// Why a template can't be cloned, or a machine can't be taken out.
 		for _, kind := range []string{"MachinesCreated", "Resized"} {
-			if c := oldCondition(u, kind); c.False() && c.severity == "Error" {
-				v.add(own, "%s", c.quote())
+			c := oldCondition(u, kind)
+			if !c.False() || c.severity != "Error" {
+				continue
 			}
+			w := own
+			if id, ok := templateOf(u); ok && strings.Contains(c.message, "not found") && strings.Contains(c.message, id.Name) && !o.templateDeclared(id) {
+				w = stuck
+			}
+			v.add(w, "%s", c.quote())
 		}
 	}
 	v.replicas(u, want, []string{"status", "replicas"}, []string{"status", "readyReplicas"})
@@ -229,7 +236,7 @@ func (v *verdict) versions(u *unstructured.Unstructured) {
 // quoteTemplate says that a control plane's template doesn't exist, if a condition does.
 func (o *overlay) quoteTemplate(c *condition, id object.ID, v *verdict) bool {
 	missing := id.Kind + " does not exist"
-	if !contains(c.message, missing) {
+	if !strings.Contains(c.message, missing) {
 		return false
 	}
 	if o.templateDeclared(id) {
@@ -242,7 +249,7 @@ func (o *overlay) quoteTemplate(c *condition, id object.ID, v *verdict) bool {
 
 // quoteBlocked quotes by what scaling is blocked, if it is.
 func (o *overlay) quoteBlocked(c *condition, v *verdict) {
-	if contains(c.message, "blocked") {
+	if strings.Contains(c.message, "blocked") {
 		v.add(own, "%s", plain(c.message))
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"cmp"
 	"encoding/json"
+	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -94,10 +95,10 @@ func (f fixture) file(name string) []byte {
 func manifests(t testing.TB, content []byte) []*unstructured.Unstructured {
 	t.Helper()
 	var out []*unstructured.Unstructured
-	reader := utilyaml.NewYAMLReader(newBuffered(content))
+	reader := utilyaml.NewYAMLReader(bufio.NewReader(bytes.NewReader(content)))
 	for {
 		document, err := reader.Read()
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			return out
 		}
 		if err != nil {
@@ -189,7 +190,7 @@ func TestProgress(t *testing.T) {
 				f.archive.Files = slices.DeleteFunc(f.archive.Files, func(file txtar.File) bool { return file.Name == "report.txt" })
 				report := txtar.File{Name: "report.txt", Data: []byte(got)}
 				f.archive.Files = slices.Insert(f.archive.Files, 0, report)
-				if err := os.WriteFile(f.path, txtar.Format(f.archive), 0o600); err != nil {
+				if err := os.WriteFile(f.path, txtar.Format(f.archive), 0o644); err != nil {
 					t.Fatal(err)
 				}
 			}
@@ -245,5 +246,3 @@ func TestTrimKeepsProgress(t *testing.T) {
 		}
 	}
 }
-
-func newBuffered(content []byte) *bufio.Reader { return bufio.NewReader(bytes.NewReader(content)) }

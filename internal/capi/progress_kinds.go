@@ -1,6 +1,8 @@
 package capi
 
 import (
+	"slices"
+
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	clusterv1 "sigs.k8s.io/cluster-api/api/core/v1beta2"
@@ -85,8 +87,8 @@ func judgeCluster(o *overlay, u *unstructured.Unstructured, v *verdict) {
 		v.must(own, u, clusterv1.ClusterTopologyReconciledCondition)
 	}
 	for _, role := range []string{"controlPlane", "workers"} {
-		at := append(status[:len(status):len(status)], role)
-		want, reported := count(u, append(at[:len(at):len(at)], "desiredReplicas")...)
+		of := func(counter string) []string { return slices.Concat(status, []string{role, counter}) }
+		want, reported := count(u, of("desiredReplicas")...)
 		if !reported {
 			continue
 		}
@@ -97,9 +99,8 @@ func judgeCluster(o *overlay, u *unstructured.Unstructured, v *verdict) {
 			if lies && counter == "availableReplicas" {
 				continue
 			}
-			path := append(at[:len(at):len(at)], counter)
-			if _, reported := count(u, path...); reported || counter == "replicas" || counter == "readyReplicas" {
-				v.replicas(u, want, path)
+			if _, reported := count(u, of(counter)...); reported || counter == "replicas" || counter == "readyReplicas" {
+				v.replicas(u, want, of(counter))
 			}
 		}
 	}

@@ -270,6 +270,8 @@ func (m *machine) departure() int64 {
 func (m *machine) waitsFor(failed, outdated string) string {
 	healthy := conditionOf(m.u, clusterv1.MachineHealthCheckSucceededCondition)
 	switch {
+	case m.Leaving && healthy.False():
+		return join(": ", "unhealthy and being deleted", stage(m.u))
 	case m.Leaving:
 		return join(": ", "being deleted", stage(m.u))
 	case m.Blocked:
