@@ -44,25 +44,35 @@ type installation struct {
 	all        []*unstructured.Unstructured
 	kubeconfig string
 	logs       *logBuffer
+	// fleets are the namespaces with Fleets.
+	fleets []string
 }
 
 // rbacKinds are the kinds of permissions.
 var rbacKinds = []string{"Role", "RoleBinding", "ClusterRole", "ClusterRoleBinding"}
 
-// install renders the chart and applies its permissions; grant does that instead, if set.
-func install(t *testing.T, ns, values string, grant func(*installation)) *installation {
+// install renders the chart for a namespace and applies its permissions.
+func install(t *testing.T, ns, values string) *installation {
 	t.Helper()
 	i := &installation{T: t, ns: ns, all: render(t, ns, values), logs: &logBuffer{}}
 	i.user = "system:serviceaccount:" + ns + ":" + pick(i.all, "ServiceAccount")[0].GetName()
-	if grant == nil {
-		apply(t, pick(i.all, rbacKinds...))
-	} else {
-		grant(i)
-	}
+	apply(t, pick(i.all, rbacKinds...))
 	i.kubeconfig = kubeconfigOf(t, env.Restricted(t, i.user, ""))
 	t.Cleanup(func() {
 		if t.Failed() {
 			t.Log(i.logs.tail())
+		}
+		// The agents of the next test shall not find them.
+		ctx := context.Background()
+		for _, ns := range i.fleets {
+			_ = env.Client().DeleteAllOf(ctx, &v1alpha1.Fleet{}, client.InNamespace(ns))
+			var all v1alpha1.ClusterOverlayList
+			_ = env.Client().List(ctx, &all, client.InNamespace(ns))
+			for n := range all.Items {
+				all.Items[n].Finalizers = nil
+				_ = env.Client().Update(ctx, &all.Items[n])
+			}
+			_ = env.Client().DeleteAllOf(ctx, &v1alpha1.ClusterOverlay{}, client.InNamespace(ns))
 		}
 	})
 	return i
@@ -104,7 +114,7 @@ func (l *logBuffer) String() string {
 
 func (l *logBuffer) tail() string {
 	s := l.String()
-	return s[max(0, len(s)-12000):]
+	return s[max(0, len(s)-4000):]
 }
 
 // replica is a running agent.
@@ -116,13 +126,13 @@ type replica struct {
 // run starts an agent as the Deployment does: its arguments, but for addresses and the
 // folder; its environment, and nothing of the test's. It ends with the test, also if
 // that is killed: the shell waits for the end of its input, which only the test holds.
-func (i *installation) run() *replica {
+func (i *installation) run(variables ...string) *replica {
 	i.Helper()
 	r := &replica{hooks: freeAddress(i.T), health: freeAddress(i.T)}
 	args := append([]string{"-c", `"$@" </dev/null & pid=$!; cat >/dev/null; kill -TERM $pid; wait $pid`, "sh", binary}, argsOf(i.T, i.all)...)
 	args = append(args, "--cache-dir="+i.TempDir(), "--metrics-address=0", "--health-address="+r.health, "--webhook-address="+r.hooks, "--kubeconfig="+i.kubeconfig)
 	c := exec.Command("/bin/sh", args...)
-	c.Env = []string{"PATH=/usr/bin:/bin", "TMPDIR=" + i.TempDir()}
+	c.Env = append([]string{"PATH=/usr/bin:/bin", "TMPDIR=" + i.TempDir()}, variables...)
 	container, _ := containerOf(i.T, i.all)
 	for _, e := range list3(container, "env") {
 		c.Env = append(c.Env, fmt.Sprintf("%s=%s", e["name"], e["value"]))
@@ -201,6 +211,7 @@ func (i *installation) fleet(ns, name string, change ...func(*v1alpha1.Fleet)) *
 	}
 	b.repo.Commit(map[string]string{"README.md": "fleet"}, "first")
 	must(i.T, env.Client().Create(i.Context(), f))
+	i.fleets = append(i.fleets, ns)
 	return b
 }
 
@@ -277,12 +288,11 @@ func (b *bed) annotate(o client.Object, key, value string) {
 	must(b.T, env.Client().Patch(b.Context(), o, client.RawPatch(types.MergePatchType, []byte(patch))))
 }
 
-// approve approves an overlay's pending deletion and finishes what controllers would:
-// Namespaces go away.
+// approve approves an overlay's pending deletion, again if what is to be deleted has
+// changed meanwhile, and finishes what controllers would: Namespaces go away.
 func (b *bed) approve(path string, namespaces ...string) {
 	b.Helper()
-	o := b.until(path, "has a pending deletion", func(o *v1alpha1.ClusterOverlay) bool { return o.Status.PendingDeletion != nil })
-	b.annotate(o, v1alpha1.ApproveDeletionAnnotation, o.Status.PendingDeletion.Hash)
+	approved := ""
 	eventually(b.T, path+" is gone", func(ctx context.Context) string {
 		for _, name := range namespaces {
 			ns := &corev1.Namespace{}
@@ -298,9 +308,11 @@ func (b *bed) approve(path string, namespaces ...string) {
 		if err != nil {
 			return err.Error()
 		}
-		// It may wait for the Namespace; ask it to look again.
-		b.request(o)
-		return fmt.Sprintf("%+v", o.Status.Conditions)
+		if pending := o.Status.PendingDeletion; pending != nil && pending.Hash != approved {
+			approved = pending.Hash
+			b.annotate(o, v1alpha1.ApproveDeletionAnnotation, approved)
+		}
+		return fmt.Sprintf("%+v\n%+v", o.Status.Conditions, o.Status.PendingDeletion)
 	})
 }
 
