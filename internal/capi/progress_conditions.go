@@ -102,6 +102,8 @@ const maxQuote = 320
 
 // plain makes one line of a message, without times, and not too long.
 func plain(message string) string {
+	// Some controllers list everything; the beginning is enough.
+	message = cut(message, 4*maxQuote)
 	message = forAge.ReplaceAllString(atTime.ReplaceAllString(message, ""), "")
 	var lines []string
 	for line := range strings.Lines(message) {

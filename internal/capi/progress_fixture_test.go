@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -38,6 +39,7 @@ type fixture struct {
 	archive *txtar.Archive
 }
 
+// fixtures are all that there are; a test may change them.
 func fixtures(t testing.TB) []fixture {
 	t.Helper()
 	paths, err := filepath.Glob(filepath.Join("testdata", "progress", "*.txtar"))
@@ -46,9 +48,21 @@ func fixtures(t testing.TB) []fixture {
 	}
 	var out []fixture
 	for _, path := range paths {
-		out = append(out, readFixture(t, path))
+		out = append(out, fixtureNamed(t, strings.TrimSuffix(filepath.Base(path), ".txtar")))
 	}
 	return out
+}
+
+// read keeps what was read, as parsing takes most of the time.
+var read sync.Map
+
+func fixtureNamed(t testing.TB, name string) fixture {
+	t.Helper()
+	f, found := read.Load(name)
+	if !found {
+		f, _ = read.LoadOrStore(name, readFixture(t, filepath.Join("testdata", "progress", name+".txtar")))
+	}
+	return f.(fixture).clone()
 }
 
 func readFixture(t testing.TB, path string) fixture {
@@ -209,7 +223,7 @@ func TestProgressOfAnyOrder(t *testing.T) {
 	random := rand.New(rand.NewSource(1)) //nolint:gosec // the same each time
 	for _, f := range fixtures(t) {
 		want := Progress(f.ProgressInput)
-		for range 10 {
+		for range 4 {
 			random.Shuffle(len(f.Declared), func(i, j int) { f.Declared[i], f.Declared[j] = f.Declared[j], f.Declared[i] })
 			random.Shuffle(len(f.Made), func(i, j int) { f.Made[i], f.Made[j] = f.Made[j], f.Made[i] })
 			if diff := gocmp.Diff(want, Progress(f.ProgressInput)); diff != "" {

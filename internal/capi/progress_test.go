@@ -61,11 +61,6 @@ func (f fixture) of(kinds ...string) []*unstructured.Unstructured {
 	return out
 }
 
-func fixtureNamed(t testing.TB, name string) fixture {
-	t.Helper()
-	return readFixture(t, "testdata/progress/"+name+".txtar")
-}
-
 // A mutation changes one thing in an object of a state that has converged. It tells whether
 // there was something to change.
 type mutation struct {
@@ -313,7 +308,7 @@ func TestMixedViews(t *testing.T) {
 	old := oldWorker(views[1])
 	random := rand.New(rand.NewSource(2)) //nolint:gosec // the same each time
 	converged, withOld := 0, 0
-	for range 1000 {
+	for range 300 {
 		mixed := views[0].clone()
 		for id := range mixed.Live {
 			if u := views[random.Intn(len(views))].Live[id]; u != nil {
