@@ -124,7 +124,7 @@ func (r *overlayReconciler) Reconcile(ctx context.Context, req ctrl.Request) (ct
 	err := run.steps(ctx)
 	if ctx.Err() != nil {
 		// Stopping. What was written ahead is on record; the next start goes on from it.
-		return ctrl.Result{}, nil //nolint:nilerr // not a failure of the overlay
+		return ctrl.Result{}, nil
 	}
 	if err == nil || errors.Is(err, errStop) {
 		if err = run.record(ctx); apierrors.IsConflict(err) {

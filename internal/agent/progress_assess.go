@@ -104,7 +104,7 @@ func (run *overlayRun) confirm(ctx context.Context, view live.View, report capi.
 	made := slices.DeleteFunc(slices.Clone(view.Made), func(u *unstructured.Unstructured) bool {
 		return capi.IsMachine(u.GroupVersionKind().GroupKind())
 	})
-	view.Made = append(made, machines...)
+	view.Made = slices.Concat(made, machines)
 	if report = run.report(view); report.Phase != v1alpha1.PhaseConverged {
 		return report, confirmRetry // the watches will say so too
 	}

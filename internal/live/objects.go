@@ -81,6 +81,9 @@ type declaration struct {
 	clusters []types.NamespacedName
 }
 
+// machinesTimeout bounds one reading of Machines.
+const machinesTimeout = 15 * time.Second
+
 // New prepares the watches. None runs before Start.
 func New(o Options) (*Objects, error) {
 	if o.Config == nil || o.Mapper == nil || o.Changed == nil {
@@ -282,6 +285,8 @@ func (o *Objects) Look(overlay types.NamespacedName) View {
 // Machines reads the Machines of an overlay's Clusters anew. A watch may lag behind; what
 // this returns is not older than the call.
 func (o *Objects) Machines(ctx context.Context, overlay types.NamespacedName) ([]*unstructured.Unstructured, error) {
+	ctx, cancel := context.WithTimeout(ctx, machinesTimeout)
+	defer cancel()
 	o.mu.Lock()
 	clusters := slices.Clone(o.overlays[overlay].clusters)
 	o.mu.Unlock()

@@ -112,7 +112,8 @@ func (w *watch) inform(resource schema.GroupVersionResource) (cache.SharedIndexI
 		},
 	}
 	_, err := informer.AddEventHandler(handler)
-	return informer, errors.Join(err, informer.SetTransform(trim))
+	return informer, errors.Join(err, informer.SetTransform(trim),
+		informer.SetWatchErrorHandlerWithContext(func(context.Context, *cache.Reflector, error) {})) // heard says it once
 }
 
 // trim keeps of an object what progress needs.
