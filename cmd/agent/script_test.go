@@ -135,8 +135,12 @@ func (s *script) step(line string) {
 	step(rest, args)
 }
 
-// command runs a command line and notes what it prints.
+// command runs a command line and notes what it prints. What follows from other statuses
+// follows a moment later, so status waits for it.
 func (s *script) command(line string, args []string) {
+	if args[0] == "status" {
+		s.settle()
+	}
 	for i := range args {
 		args[i] = strings.ReplaceAll(strings.ReplaceAll(args[i], "$WORK", s.work), "$HASH", s.pendingHash())
 	}
@@ -152,6 +156,42 @@ func (s *script) command(line string, args []string) {
 	if r.code != 0 {
 		fmt.Fprintf(&s.transcript, "[exit %d]\n", r.code)
 	}
+}
+
+// settle waits until all that is recorded fits together, if there is an agent.
+func (s *script) settle() {
+	if s.running {
+		s.eventually("the Fleets say what their overlays say", s.unsettled)
+	}
+}
+
+// unsettled says what of the statuses doesn't follow yet from the others, "" if all does.
+func (s *script) unsettled() string {
+	var fleets v1alpha1.FleetList
+	s.must(env.Client().List(s.Context(), &fleets, client.InNamespace(s.ns)))
+	var overlays v1alpha1.ClusterOverlayList
+	s.must(env.Client().List(s.Context(), &overlays, client.InNamespace(s.ns)))
+	for i := range fleets.Items {
+		f := &fleets.Items[i]
+		applied, converged := len(overlays.Items) > 0, len(overlays.Items) > 0
+		for j := range overlays.Items {
+			o := &overlays.Items[j]
+			if o.Spec.FleetRef.Name == f.Name {
+				applied = applied && isApplied(o)
+				converged = converged && o.Status.ConvergedRevision == o.Status.DesiredRevision
+				if p := o.Status.Progress; o.Status.Objects > 0 && (p == nil || strings.Contains(p.Message, "not known yet")) {
+					return o.Spec.Path + ": its objects have not been looked at"
+				}
+			}
+		}
+		if applied && f.Status.AppliedRevision != f.Status.ObservedRevision {
+			return "all is applied, the Fleet doesn't say so"
+		}
+		if applied && converged && f.Status.ConvergedRevision != f.Status.ObservedRevision {
+			return "all has converged, the Fleet doesn't say so"
+		}
+	}
+	return ""
 }
 
 // pendingHash is that of the one pending deletion, "" if there is none.
@@ -177,6 +217,7 @@ func (s *script) makeFleet(args []string) {
 }
 
 func (s *script) push() {
+	s.settle() // what comes next may leave no trace of it
 	s.commits = append(s.commits, s.commit(s.readTree(s.work)))
 	if s.running {
 		s.look()
@@ -223,6 +264,8 @@ var (
 	uidPattern  = regexp.MustCompile(`[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}`)
 	hashPattern = regexp.MustCompile(`\b[0-9a-f]{32}\b`)
 	gapPattern  = regexp.MustCompile(`([^\s+]) {3,}`)
+	timePattern = regexp.MustCompile(`"\d{4}-\d\d-\d\dT[\d:.]+Z"`)
+	tookPattern = regexp.MustCompile(`AfterSeconds": \d+`)
 	cutPattern  = regexp.MustCompile(`\S* …`)
 )
 
@@ -243,6 +286,7 @@ func (s *script) compare(file string, archive *txtar.Archive) {
 	home := apply.FleetLabelValue(s.ns, "home")
 	got = strings.ReplaceAll(got, `capstan.dev/fleet: "`+home+`"`, "capstan.dev/fleet: "+home) // YAML quotes what reads like a number
 	got = strings.NewReplacer(s.work, "WORK", s.repo.URL(), "URL", s.ns, "NS", home, "FLEET", apply.FleetLabelValue(s.ns, "away"), "AWAY").Replace(got)
+	got = tookPattern.ReplaceAllString(timePattern.ReplaceAllString(got, `"TIME"`), `AfterSeconds": N`)
 	got = hashPattern.ReplaceAllString(uidPattern.ReplaceAllString(got, "UID"), "HASH")
 	got = gapPattern.ReplaceAllString(got, "$1  ") // tables are as wide as what was replaced
 	want := slices.IndexFunc(archive.Files, func(f txtar.File) bool { return f.Name == "want" })
