@@ -13,7 +13,7 @@ import (
 )
 
 // mostBytes is what the binary, and so nearly the image, may weigh.
-const mostBytes = 110 << 20
+const mostBytes = 70 << 20
 
 // instructions of the Dockerfile: each its keyword and its text, with lines joined.
 func instructions() ([][2]string, error) {
