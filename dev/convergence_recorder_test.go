@@ -414,6 +414,21 @@ func (w world) unsettled() string {
 		if available, _, why := cond(u, "Available"); available != "True" {
 			return "the Cluster is not Available: " + why
 		}
+		for _, role := range []string{"controlPlane", "workers"} {
+			for _, c := range []string{"replicas", "readyReplicas", "availableReplicas"} {
+				if n, want := number(u, "status", role, c), number(u, "status", role, "desiredReplicas"); n != want &&
+					!(role == "controlPlane" && c == "availableReplicas" && len(w["TalosControlPlane"]) > 0) { // Talos counts none
+					return fmt.Sprintf("%s.%s of the Cluster is %d of %d", role, c, n, want)
+				}
+			}
+		}
+	}
+	for _, u := range slices.Concat(w.sorted("Cluster"), w.sorted("MachineDeployment"), w.sorted("KubeadmControlPlane")) {
+		for _, c := range []string{"RollingOut", "ScalingUp", "ScalingDown"} {
+			if status, _, _ := cond(u, c); status == "True" {
+				return u.GetKind() + " " + u.GetName() + " is " + c
+			}
+		}
 	}
 	counters := map[string][]string{
 		"MachineDeployment":   {"replicas", "readyReplicas", "availableReplicas", "upToDateReplicas"},
@@ -432,6 +447,11 @@ func (w world) unsettled() string {
 	for _, u := range w.sorted("TalosControlPlane") {
 		if ready, _, _ := cond(u, "Ready"); ready != "True" || str(u, "status", "version") != str(u, "spec", "version") {
 			return "the TalosControlPlane is not ready at its version"
+		}
+		for _, c := range []string{"EtcdClusterHealthyCondition", "ControlPlaneComponentsHealthy"} {
+			if status, _, why := cond(u, c); status != "True" {
+				return c + " of the TalosControlPlane is not True: " + why
+			}
 		}
 	}
 	return ""

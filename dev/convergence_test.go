@@ -2,7 +2,9 @@ package dev
 
 import (
 	"bytes"
+	"cmp"
 	"fmt"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -14,6 +16,7 @@ import (
 	"github.com/onsi/gomega"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	clusterv1 "sigs.k8s.io/cluster-api/api/core/v1beta2"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/yaml"
 )
 
@@ -39,9 +42,20 @@ type process struct {
 	log  bytes.Buffer
 }
 
+// extra are what a test may want to be different, before the agent starts.
+type extra struct {
+	spec       map[string]any // of the Fleet
+	write      func(e *env, dir string)
+	kubeconfig string // of the agent
+	flags      []string
+	needs      []client.Object
+	// published is called once there is a repository.
+	published func(c *convergence, x *extra)
+}
+
 // converging starts everything for one cluster: a sample overlay under the test's name, unless overlay is
 // empty; then write puts the overlay's files into a folder.
-func converging(t *testing.T, name, overlay string, spec map[string]any, write func(e *env, dir string)) *convergence {
+func converging(t *testing.T, name, overlay string, x extra) *convergence {
 	t.Helper()
 	c := &convergence{env: newEnv(t, name), declared: map[string][]*unstructured.Unstructured{}}
 	if overlay != "" {
@@ -50,26 +64,27 @@ func converging(t *testing.T, name, overlay string, spec map[string]any, write f
 		c.dir = filepath.Join(c.TempDir(), "fleet")
 		at := filepath.Join(c.dir, "clusters", name)
 		c.Expect(os.MkdirAll(at, 0o700)).To(gomega.Succeed())
-		write(c.env, at)
+		x.write(c.env, at)
 		c.git(c.dir, "init", "-q", "-b", "main")
 		c.git(c.dir, "add", ".")
 		c.git(c.dir, "commit", "-qm", "One cluster")
 	}
 	c.note()
+	if x.published != nil {
+		x.published(c, &x)
+	}
 	c.createCredentials()
 	c.installCapstan()
 	c.recorder = startRecorder(c.env)
-	c.agent = &process{args: []string{
-		"run", "--kubeconfig", c.kubeconfig, "--watch-namespace", c.name + "-system", "-n", c.name + "-system",
+	c.agent = &process{args: append([]string{
+		"run", "--kubeconfig", cmp.Or(x.kubeconfig, c.kubeconfig), "--watch-namespace", c.name + "-system", "-n", c.name + "-system",
 		"--allow-local", "--leader-elect=false", "--cache-dir", c.TempDir(), "--metrics-address", "0", "--health-address", "0", "--webhook-address", "0",
-	}}
+	}, x.flags...)}
 	c.startProcess()
 	c.Cleanup(c.stopProcess)
 	all := map[string]any{"git": map[string]any{"url": c.dir, "interval": "1s"}}
-	for k, v := range spec {
-		all[k] = v
-	}
-	c.createFleet(all)
+	maps.Copy(all, x.spec)
+	c.createFleet(all, x.needs...)
 	return c
 }
 
@@ -317,14 +332,14 @@ func soak(t *testing.T) {
 // The workers' half of the table of consequences.
 func TestConvergenceWorkers(t *testing.T) {
 	t.Parallel()
-	c := converging(t, "conv-w", "dev", nil, nil)
+	c := converging(t, "conv-w", "dev", extra{})
 	c.walk([]step{nothing, workersUp, workersDown, workersRotate, paused, resumed, workersOnDelete})
 }
 
 // The control plane's.
 func TestConvergenceControlPlane(t *testing.T) {
 	t.Parallel()
-	c := converging(t, "conv-cp", "dev", nil, nil)
+	c := converging(t, "conv-cp", "dev", extra{})
 	c.walk([]step{controlPlaneBump, controlPlaneUp, controlPlaneDown})
 }
 
@@ -333,7 +348,7 @@ func TestConvergenceMore(t *testing.T) {
 	soak(t)
 	t.Run("workers", func(t *testing.T) {
 		t.Parallel()
-		c := converging(t, "conv-mw", "dev", nil, nil)
+		c := converging(t, "conv-mw", "dev", extra{})
 		c.walk([]step{
 			workersUp,
 			field("labels", "MachineDeployment", "workers", "/spec/template/metadata/labels/node.cluster.x-k8s.io~1rack", "a1"),
@@ -350,7 +365,7 @@ func TestConvergenceMore(t *testing.T) {
 	})
 	t.Run("control plane", func(t *testing.T) {
 		t.Parallel()
-		c := converging(t, "conv-mcp", "dev", nil, nil)
+		c := converging(t, "conv-mcp", "dev", extra{})
 		c.walk([]step{
 			controlPlaneRotate, controlPlaneConfig, bothBump,
 			controlPlaneOnDelete.replacing(),
@@ -358,7 +373,7 @@ func TestConvergenceMore(t *testing.T) {
 	})
 	t.Run("three", func(t *testing.T) {
 		t.Parallel()
-		c := converging(t, "conv-3", "staging", nil, nil)
+		c := converging(t, "conv-3", "staging", extra{})
 		c.walk([]step{
 			{name: "both versions", rolls: true, edit: func(c *convergence) { c.replace("cluster.yaml", "v1.34.4", "v1.35.1") }},
 			controlPlaneOnDelete.replacing(),
@@ -366,7 +381,7 @@ func TestConvergenceMore(t *testing.T) {
 	})
 	t.Run("kubeadm", func(t *testing.T) {
 		t.Parallel()
-		c := converging(t, "conv-kubeadm", "", nil, writeKubeadm)
+		c := converging(t, "conv-kubeadm", "", extra{write: writeKubeadm})
 		cp, workers := c.name+"-control-plane", c.name+"-workers"
 		c.walk([]step{
 			field("KubeadmConfigTemplate", "KubeadmConfigTemplate", c.name+"-worker", "/spec/template/spec/preKubeadmCommands", []string{"true"}),
@@ -380,7 +395,7 @@ func TestConvergenceMore(t *testing.T) {
 	})
 	t.Run("v1beta1", func(t *testing.T) {
 		t.Parallel()
-		c := converging(t, "conv-v1", "", nil, writeV1beta1)
+		c := converging(t, "conv-v1", "", extra{write: writeV1beta1})
 		c.walk([]step{
 			field("version", "TalosControlPlane", c.name+"-cp", "/spec/version", "v1.35.6").rolling(),
 			field("up", "MachineDeployment", c.name+"-workers", "/spec/replicas", 3).rolling(),
@@ -492,12 +507,13 @@ func writeV1beta1(e *env, dir string) {
 // A commit whose machine never boots stalls, and says what it waits for; once it boots, all is well.
 func TestConvergenceStalls(t *testing.T) {
 	t.Parallel()
-	c := converging(t, "conv-st", "dev", map[string]any{"stallAfter": "5s"}, nil)
+	c := converging(t, "conv-st", "dev", extra{spec: map[string]any{"stallAfter": "5s"}})
 	c.await("Converged")
 	c.setChaos("never-boots=" + c.namespace + "/conv-st-workers*:all")
 	c.commit("another machine", func() { workersRotate.edit(c) })
+	c.await("Stalled")
+	c.Eventually(func() string { return c.recorder.now().message }).Should(gomega.ContainSubstring("WaitingFor"), "the state of the virtual machine")
 	s := c.await("Stalled")
-	c.Expect(s.message).To(gomega.ContainSubstring("WaitingFor"), "the state of the virtual machine")
 	c.Expect(s.outcomes[0]).To(gomega.HaveSuffix("Stalled"))
 	c.Expect(s.converged).To(gomega.Equal(c.order[0]))
 	c.setChaos()
@@ -508,7 +524,7 @@ func TestConvergenceStalls(t *testing.T) {
 // A node that isn't ready for a while is never part of a success, and one that fails after it degrades it.
 func TestConvergenceFlaps(t *testing.T) {
 	t.Parallel()
-	c := converging(t, "conv-fl", "dev", map[string]any{"stallAfter": "5s"}, nil)
+	c := converging(t, "conv-fl", "dev", extra{spec: map[string]any{"stallAfter": "5s"}})
 	c.await("Converged")
 	// After the success.
 	c.setChaos("node-unhealthy=" + c.namespace + "/conv-fl-workers*:all")
@@ -520,9 +536,10 @@ func TestConvergenceFlaps(t *testing.T) {
 	c.setChaos("never-boots="+c.namespace+"/conv-fl-cp*:all", "node-unhealthy="+c.namespace+"/conv-fl-workers*:all")
 	c.commit("another control plane", func() { controlPlaneBump.edit(c) })
 	stop := c.flap("never-boots="+c.namespace+"/conv-fl-cp*:all", "node-unhealthy="+c.namespace+"/conv-fl-workers*:all")
-	s = c.await("Stalled")
+	c.await("Stalled")
+	c.Eventually(func() string { return c.recorder.now().phase + " " + c.recorder.now().message }).
+		Should(gomega.And(gomega.HavePrefix("Stalled"), gomega.ContainSubstring("conv-fl-cp")), "one that flaps hides nothing")
 	stop()
-	c.Expect(s.message).To(gomega.ContainSubstring("conv-fl-cp"))
 	c.setChaos()
 	c.await("Converged")
 	c.judge()
@@ -559,7 +576,7 @@ func (c *convergence) await0(phase string) said {
 // The agent is killed again and again while the machines roll.
 func TestConvergenceKilled(t *testing.T) {
 	t.Parallel()
-	c := converging(t, "conv-ki", "dev", nil, nil)
+	c := converging(t, "conv-ki", "dev", extra{})
 	c.await("Converged")
 	for i, s := range []step{workersUp, workersRotate, controlPlaneBump, workersDown} {
 		c.commit(s.name, func() { s.edit(c) })
@@ -576,7 +593,7 @@ func TestConvergenceKilled(t *testing.T) {
 // Commits come faster than machines: what was passed over is Superseded.
 func TestConvergenceSuperseded(t *testing.T) {
 	t.Parallel()
-	c := converging(t, "conv-su", "dev", nil, nil)
+	c := converging(t, "conv-su", "dev", extra{})
 	c.await("Converged")
 	c.setChaos("never-boots=" + c.namespace + "/*:all")
 	c.commit(workersUp.name, func() { workersUp.edit(c) })
@@ -596,7 +613,7 @@ func TestConvergenceSuperseded(t *testing.T) {
 func TestConvergenceHeld(t *testing.T) {
 	soak(t)
 	t.Parallel()
-	c := converging(t, "conv-he", "dev", map[string]any{"stallAfter": "5s"}, nil)
+	c := converging(t, "conv-he", "dev", extra{spec: map[string]any{"stallAfter": "5s"}})
 	c.walk([]step{workersUp})
 	c.hold(true)
 	c.commit(workersDown.name, func() { workersDown.edit(c) })
