@@ -18,7 +18,7 @@ func (a *app) watchStatus(ctx context.Context, read func(context.Context) (page,
 	for {
 		p, err := read(ctx)
 		if ctx.Err() != nil {
-			return nil //nolint:nilerr // interrupted, as every watch is
+			return nil
 		}
 		if err := w.show(p, err, time.Now()); err != nil {
 			return err
