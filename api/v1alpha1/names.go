@@ -98,6 +98,7 @@ const (
 	TeardownReason         = "Deleting"
 	NothingPendingReason   = "NothingPending"
 	PruneHeldReason        = "PruneHeld"
+	ApplyingReason         = "Applying"
 	ProgressingReason      = "Progressing"
 	NotAppliedReason       = "NotApplied"
 	// Reasons of Converged, and of Ready that follows it, are those of the phases.

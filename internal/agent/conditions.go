@@ -70,7 +70,7 @@ func readiness(conditions []metav1.Condition) metav1.Condition {
 		c := meta.FindStatusCondition(conditions, kind)
 		switch {
 		case c == nil:
-			return metav1.Condition{Status: metav1.ConditionUnknown, Reason: v1alpha1.ProgressingReason, Message: "not " + strings.ToLower(kind) + " yet"}
+			return metav1.Condition{Status: metav1.ConditionUnknown, Reason: v1alpha1.ApplyingReason, Message: "not " + strings.ToLower(kind) + " yet"}
 		case c.Status == metav1.ConditionTrue:
 		case kind == v1alpha1.ConvergedCondition && c.Reason != v1alpha1.StalledReason && c.Reason != v1alpha1.DegradedReason:
 			return metav1.Condition{Status: metav1.ConditionUnknown, Reason: c.Reason, Message: c.Message}

@@ -106,7 +106,7 @@ func (run *overlayRun) desire() {
 
 // applying says that what is applied is not what is desired.
 func (run *overlayRun) applying() {
-	run.condition(v1alpha1.ReadyCondition, metav1.ConditionUnknown, v1alpha1.ProgressingReason, "being applied")
+	run.condition(v1alpha1.ReadyCondition, metav1.ConditionUnknown, v1alpha1.ApplyingReason, "being applied")
 	run.condition(v1alpha1.ConvergedCondition, metav1.ConditionFalse, v1alpha1.NotAppliedReason, "not everything is applied")
 }
 

@@ -141,7 +141,7 @@ func (run *pullRun) unapplied(ctx context.Context, paths []string) (bool, error)
 			return apierrors.IsNotFound(err), client.IgnoreNotFound(err)
 		}
 		ready := meta.FindStatusCondition(o.Status.Conditions, v1alpha1.ReadyCondition)
-		if ready == nil || ready.Reason == v1alpha1.ProgressingReason || commitstatus.Hash(o.Status.DesiredRevision) != desired[name] {
+		if ready == nil || ready.Reason == v1alpha1.ApplyingReason || commitstatus.Hash(o.Status.DesiredRevision) != desired[name] {
 			return true, nil
 		}
 	}

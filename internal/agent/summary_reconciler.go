@@ -146,7 +146,7 @@ func StateOf(o *v1alpha1.ClusterOverlay) State {
 		return StateDeleting
 	case o.Status.PendingDeletion != nil && o.Status.PendingDeletion.Reason != v1alpha1.ObjectsRemovedReason:
 		return StatePending
-	case !isApplied(o) || ready.Reason == v1alpha1.ProgressingReason:
+	case !isApplied(o) || ready.Reason == v1alpha1.ApplyingReason:
 		return StateProgressing
 	case stuck != "":
 		return stuck

@@ -35,7 +35,7 @@ func overlay(name, commit string, changes ...func(*v1alpha1.ClusterOverlay)) v1a
 		Spec:       v1alpha1.ClusterOverlaySpec{Path: "clusters/" + name},
 		Status:     v1alpha1.ClusterOverlayStatus{DesiredRevision: "main@sha1:" + commit},
 	}
-	ready(metav1.ConditionUnknown, v1alpha1.ProgressingReason, "being applied")(&o)
+	ready(metav1.ConditionUnknown, v1alpha1.ApplyingReason, "being applied")(&o)
 	for _, change := range changes {
 		change(&o)
 	}
@@ -325,7 +325,7 @@ func TestDecide(t *testing.T) {
 		},
 		"being applied with other values at the same commit": {
 			in: commitstatus.Input{Tip: one, Settled: true, Overlays: []v1alpha1.ClusterOverlay{
-				overlay("a", one, applied, phase(metav1.ConditionFalse, v1alpha1.StalledReason, "quota"), ready(metav1.ConditionUnknown, v1alpha1.ProgressingReason, "being applied")),
+				overlay("a", one, applied, phase(metav1.ConditionFalse, v1alpha1.StalledReason, "quota"), ready(metav1.ConditionUnknown, v1alpha1.ApplyingReason, "being applied")),
 			}},
 			want: []string{"1111111 capstan/prod pending: clusters/a: being applied", "1111111 capstan/prod/clusters/a pending: being applied"},
 		},

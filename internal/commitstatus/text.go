@@ -111,7 +111,7 @@ func machines(o *v1alpha1.ClusterOverlay, ready metav1.Condition) (State, string
 		why, counts = cmp.Or(why, first(p.Message)), counted(p)
 	}
 	switch {
-	case ready.Reason == v1alpha1.ProgressingReason && c.Reason != v1alpha1.ProgressingReason:
+	case ready.Reason == v1alpha1.ApplyingReason:
 		return Pending, "being applied" // once more, with other values of variables
 	case c.Reason == v1alpha1.StalledReason && counts != "":
 		return Failure, "stalled at " + join(": ", counts, why)
