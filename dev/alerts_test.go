@@ -58,6 +58,7 @@ func TestAlerts(t *testing.T) {
 	a.Eventually(a.overlay).Should(gomega.Equal("Converged"), a.dump)
 	a.quietFleet()
 	a.record()
+	a.propose("v1.35.5", "v1.35.6")
 
 	// A new worker does not boot, and the forge takes no word of it.
 	a.statusesFail.Store(true)
@@ -123,7 +124,7 @@ type alerts struct {
 	// names are the alerts that there are, fired those that have fired.
 	names []string
 	fired map[string]bool
-	// recorded is what metrics said, in txtar.
+	// recorded is what metrics said, in txtar with the times as names.
 	recorded bytes.Buffer
 	started  time.Time
 
@@ -211,14 +212,11 @@ func (a *alerts) startAgents() {
 	a.kubeconfig = a.faultyAPIServer()
 	a.startAgent("--leader-elect=true", "--metrics-address", a.metrics[0], "--webhook-address", a.receiver)
 
-	a.git(a.dir, "switch", "-qc", "newer")
-	edit(a.T, filepath.Join(a.dir, "clusters", "alerts", "cluster.yaml"), "v1.35.4", "v1.35.5")
-	a.git(a.dir, "commit", "-qam", "alerts: v1.35.5")
-	a.git(a.dir, "push", "-q", "origin", "newer")
-	if _, err := r.OpenPullRequest(a.ctx, "newer", "alerts: v1.35.5"); err != nil {
+	a.git(a.dir, "branch", "newer")
+	a.propose("v1.35.4", "v1.35.5")
+	if _, err := r.OpenPullRequest(a.ctx, "newer", "alerts: newer Kubernetes"); err != nil {
 		a.Fatal(err)
 	}
-	a.git(a.dir, "switch", "-q", "main")
 	a.startHapless()
 }
 
@@ -332,6 +330,16 @@ func (a *alerts) push(message string, change func()) {
 	a.git(a.dir, "push", "-q", "origin", "main")
 }
 
+// propose changes the version of Kubernetes on the branch of the pull request.
+func (a *alerts) propose(from, to string) {
+	a.Helper()
+	a.git(a.dir, "switch", "-q", "newer")
+	edit(a.T, filepath.Join(a.dir, "clusters", "alerts", "cluster.yaml"), from, to)
+	a.git(a.dir, "commit", "-qam", "alerts: "+to)
+	a.git(a.dir, "push", "-q", "origin", "newer")
+	a.git(a.dir, "switch", "-q", "main")
+}
+
 // deliver sends a webhook with this signature.
 func (a *alerts) deliver(signature string) {
 	a.Helper()
@@ -435,7 +443,7 @@ func (a *alerts) record() {
 	if err != nil {
 		a.Fatal(err)
 	}
-	fmt.Fprintf(&a.recorded, "-- %.0fs --\n", time.Since(a.started).Seconds())
+	fmt.Fprintf(&a.recorded, "-- %.3f --\n", float64(time.Now().UnixMilli())/1000)
 	for line := range strings.Lines(string(text)) {
 		if strings.HasPrefix(line, "capstan_") || strings.HasPrefix(line, "leader_election_") {
 			a.recorded.WriteString(line)

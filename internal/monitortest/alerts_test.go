@@ -1,12 +1,14 @@
 package monitortest
 
 import (
+	"encoding/xml"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -121,15 +123,13 @@ func TestAlertMutations(t *testing.T) {
 	for _, r := range readAlerts(t) {
 		t.Run(r.Alert, func(t *testing.T) {
 			t.Parallel()
-			if out, err := runCases(t, r); err != nil {
-				t.Fatalf("as it is: %v\n%s", err, out)
-			}
-			for what, mutant := range mutations(r) {
-				if equivalent[r.Alert] == what {
-					continue
-				}
-				if out, err := runCases(t, mutant); err == nil {
-					t.Errorf("no case fails with %s\n%s", what, out)
+			mutants := mutations(r)
+			delete(mutants, equivalent[r.Alert])
+			const none = "no mutation"
+			mutants[none] = r
+			for what, failed := range failing(t, mutants) {
+				if failed == (what == none) {
+					t.Errorf("with %s, a case failed: %t", what, failed)
 				}
 			}
 		})
@@ -192,17 +192,54 @@ func double(duration string) string {
 	return fmt.Sprintf("%d%s", 2*n, unit)
 }
 
-// runCases runs the cases of a rule with nothing else in the rule file.
-func runCases(t *testing.T, r rule) ([]byte, error) {
+// failing runs the cases of an alert with each of these rules alone, and tells with which a case fails.
+func failing(t *testing.T, rules map[string]rule) map[string]bool {
 	t.Helper()
 	dir := t.TempDir()
-	rules, err := yaml.Marshal(map[string]any{"groups": []any{map[string]any{"name": "g", "rules": []any{r}}}})
+	report := filepath.Join(dir, "report.xml")
+	args := []string{"test", "rules", "--junit=" + report}
+	names := map[string]string{}
+	for what, r := range rules {
+		content, err := yaml.Marshal(map[string]any{"groups": []any{map[string]any{"name": "g", "rules": []any{r}}}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		name := strconv.Itoa(len(names))
+		write(t, filepath.Join(dir, name+".rules.yaml"), content)
+		cases := read(t, filepath.Join("internal", "monitortest", testFile(r.Alert)))
+		path := filepath.Join(dir, name+".yaml")
+		write(t, path, ruleFiles.ReplaceAll(cases, []byte("rule_files: ["+name+".rules.yaml]")))
+		names[path] = what
+		args = append(args, path)
+	}
+	// It fails if a case does, as most should.
+	out, _ := exec.Command(tool(t, "promtool"), args...).CombinedOutput()
+	content, err := os.ReadFile(report)
 	if err != nil {
+		t.Fatalf("promtool test rules: %v\n%s", err, out)
+	}
+	var suites struct {
+		Suites []struct {
+			Name     string `xml:"name,attr"`
+			Tests    int    `xml:"tests,attr"`
+			Failures int    `xml:"failures,attr"`
+			Errors   int    `xml:"errors,attr"`
+		} `xml:"testsuite"`
+	}
+	if err := xml.Unmarshal(content, &suites); err != nil {
 		t.Fatal(err)
 	}
-	write(t, filepath.Join(dir, "rules.yaml"), rules)
-	cases := string(read(t, filepath.Join("internal", "monitortest", testFile(r.Alert))))
-	path := filepath.Join(dir, "cases.yaml")
-	write(t, path, []byte(regexp.MustCompile(`(?m)^rule_files: .*$`).ReplaceAllString(cases, "rule_files: [rules.yaml]")))
-	return exec.Command(tool(t, "promtool"), "test", "rules", path).CombinedOutput()
+	failed := map[string]bool{}
+	for _, s := range suites.Suites {
+		if s.Tests == 0 || s.Errors > 0 {
+			t.Fatalf("promtool did not run the cases with %s:\n%s", names[s.Name], out)
+		}
+		failed[names[s.Name]] = s.Failures > 0
+	}
+	if len(failed) != len(rules) {
+		t.Fatalf("promtool ran %d of %d:\n%s", len(failed), len(rules), out)
+	}
+	return failed
 }
+
+var ruleFiles = regexp.MustCompile(`(?m)^rule_files: .*$`)
