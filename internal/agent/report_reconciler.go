@@ -66,10 +66,14 @@ func (r *reportReconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctr
 	if err != nil {
 		return ctrl.Result{}, err
 	}
-	if decision.Intend() {
-		if err := r.record(ctx, &fleet, &decision); err != nil {
-			return ctrl.Result{}, err
-		}
+	switch {
+	case decision.Intend():
+		err = r.record(ctx, &fleet, &decision)
+	case len(decision.Posts) > 0:
+		err = r.current(ctx, &fleet)
+	}
+	if err != nil {
+		return ctrl.Result{}, err
 	}
 	failure := r.post(ctx, &fleet, &decision)
 	r.metrics.owed(req.NamespacedName, len(decision.Posts))
@@ -185,6 +189,19 @@ func (r *reportReconciler) record(ctx context.Context, known *v1alpha1.Fleet, de
 		written.DeepCopyInto(known)
 	}
 	return err
+}
+
+// current makes sure that the record is not behind: what was posted a moment ago would be
+// posted again.
+func (r *reportReconciler) current(ctx context.Context, known *v1alpha1.Fleet) error {
+	var live v1alpha1.Fleet
+	if err := r.reader.Get(ctx, client.ObjectKeyFromObject(known), &live); err != nil {
+		return client.IgnoreNotFound(err)
+	}
+	if !sameRecord(known.Status.Forge, live.Status.Forge) {
+		return errOutdated
+	}
+	return nil
 }
 
 // errOutdated is for a decision on a record that is not the present one.

@@ -1,0 +1,206 @@
+package agent
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	clocktesting "k8s.io/utils/clock/testing"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"capstan.dev/capstan/api/v1alpha1"
+)
+
+// listed is what a cache lists.
+type listed struct {
+	client.Reader
+	fleets   []v1alpha1.Fleet
+	overlays []v1alpha1.ClusterOverlay
+}
+
+func (l *listed) List(_ context.Context, list client.ObjectList, _ ...client.ListOption) error {
+	switch list := list.(type) {
+	case *v1alpha1.FleetList:
+		list.Items = l.fleets
+	case *v1alpha1.ClusterOverlayList:
+		list.Items = l.overlays
+	}
+	return nil
+}
+
+// collector tells of a Fleet with n overlays, every tenth of which is stalled.
+func collector(t *testing.T, n, most int, leads bool) *prometheus.Registry {
+	t.Helper()
+	now := time.Date(2026, 1, 1, 12, 0, 0, 0, time.UTC)
+	fleet := v1alpha1.Fleet{ObjectMeta: metav1.ObjectMeta{Namespace: "capstan", Name: "fleet"}}
+	fleet.Spec.Git.Interval.Duration = time.Minute
+	for _, kind := range []string{v1alpha1.FetchedCondition, v1alpha1.DiscoveredCondition, v1alpha1.ReportedCondition, v1alpha1.ReadyCondition} {
+		setCondition(&fleet.Status.Conditions, 1, kind, metav1.ConditionTrue, v1alpha1.SucceededReason, "")
+	}
+	cache := &listed{fleets: []v1alpha1.Fleet{fleet}}
+	for i := range n {
+		o := v1alpha1.ClusterOverlay{ObjectMeta: metav1.ObjectMeta{Namespace: "capstan", Name: fmt.Sprintf("fleet-c%04d", i)}}
+		o.Spec.FleetRef.Name, o.Spec.Path = "fleet", fmt.Sprintf("clusters/c%04d", i)
+		since := metav1.Time{Time: now.Add(-time.Hour)}
+		o.Status = v1alpha1.ClusterOverlayStatus{
+			DesiredRevision: "2", AppliedRevision: "2", ConvergedRevision: "2", DesiredSince: &since,
+			Progress: &v1alpha1.Progress{Phase: v1alpha1.PhaseConverged, Workers: v1alpha1.MachineCounts{Desired: 3, Existing: 3, Ready: 3, UpToDate: 3, Done: 3}},
+			Inventory: []v1alpha1.InventoryEntry{
+				{State: v1alpha1.EntryApplied}, {State: v1alpha1.EntryRetained}, {State: v1alpha1.EntryLeaving},
+			},
+			PendingDeletion: &v1alpha1.PendingDeletion{Reason: v1alpha1.ObjectsRemovedReason, Objects: make([]v1alpha1.ObjectReference, 1)},
+		}
+		if i%10 == 9 {
+			o.Status.Progress.Phase, o.Status.ConvergedRevision = v1alpha1.PhaseStalled, "1"
+		}
+		for _, kind := range []string{v1alpha1.RenderedCondition, v1alpha1.AppliedCondition, v1alpha1.PendingDeletionCondition} {
+			setCondition(&o.Status.Conditions, 1, kind, metav1.ConditionTrue, v1alpha1.SucceededReason, "")
+		}
+		summarise(&o.Status, 1, false)
+		cache.overlays = append(cache.overlays, o)
+	}
+	leading := make(chan struct{})
+	if leads {
+		close(leading)
+	}
+	registry := prometheus.NewPedanticRegistry()
+	registry.MustRegister(&stateCollector{reader: cache, leading: leading, clock: clocktesting.NewFakePassiveClock(now), most: most})
+	return registry
+}
+
+// series are the values by name and labels.
+func series(t *testing.T, registry prometheus.Gatherer) map[string]float64 {
+	t.Helper()
+	families, err := registry.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	values := map[string]float64{}
+	for _, f := range families {
+		for _, m := range f.GetMetric() {
+			var labels []string
+			for _, l := range m.GetLabel() {
+				labels = append(labels, l.GetName()+"="+l.GetValue())
+			}
+			value := m.GetGauge().GetValue() + m.GetCounter().GetValue()
+			values[strings.TrimSuffix(f.GetName()+" "+strings.Join(labels, " "), " ")] = value
+		}
+	}
+	return values
+}
+
+// What is recorded is told as it is.
+func TestStateMetrics(t *testing.T) {
+	got := series(t, collector(t, 10, 100, true))
+	well, stuck := " fleet=fleet namespace=capstan overlay=fleet-c0000", " fleet=fleet namespace=capstan overlay=fleet-c0009"
+	for name, want := range map[string]float64{
+		"capstan_fleet_overlays fleet=fleet namespace=capstan state=Converged":  9,
+		"capstan_fleet_overlays fleet=fleet namespace=capstan state=Stalled":    1,
+		"capstan_fleet_overlays fleet=fleet namespace=capstan state=Failed":     0,
+		"capstan_fleet_interval_seconds fleet=fleet namespace=capstan":          60,
+		"capstan_fleet_suspended fleet=fleet namespace=capstan":                 0,
+		"capstan_overlay_state" + well + " state=Converged":                     1,
+		"capstan_overlay_state" + stuck + " state=Stalled":                      1,
+		"capstan_overlay_condition condition=Ready" + stuck:                     0,
+		"capstan_overlay_condition condition=Converged" + well:                  1,
+		"capstan_overlay_behind_seconds" + well:                                 0,
+		"capstan_overlay_behind_seconds" + stuck:                                3600,
+		"capstan_overlay_machines count=done" + well + " role=workers":          3,
+		"capstan_overlay_machines count=desired" + well + " role=control_plane": 0,
+		"capstan_overlay_objects" + well:                                        3,
+		"capstan_overlay_pending_deletion_objects" + well:                       1,
+		"capstan_overlay_held_prunes" + well:                                    1,
+		"capstan_overlays_without_series":                                       0,
+	} {
+		if value, there := got[name]; !there || value != want {
+			t.Errorf("%s: %g (%t), want %g", name, value, there, want)
+		}
+	}
+	if n := len(series(t, collector(t, 10, 100, false))); n != 0 {
+		t.Errorf("a replica that doesn't lead tells %d series", n)
+	}
+}
+
+// The number of series is bounded, and those that need attention stay.
+func TestCardinality(t *testing.T) {
+	got := series(t, collector(t, 1000, 1000, true))
+	const perFleet, perOverlay = 15, 20
+	if n := len(got); n != perFleet+1+1000*perOverlay {
+		t.Errorf("1,000 overlays have %d series, docs/monitoring.md says %d for each, and %d for a Fleet", n, perOverlay, perFleet)
+	}
+	got = series(t, collector(t, 1000, 150, true))
+	if n := len(got); n != perFleet+1+150*perOverlay || got["capstan_overlays_without_series"] != 850 {
+		t.Errorf("at most 150 overlays: %d series, %g left out", n, got["capstan_overlays_without_series"])
+	}
+	for i := 9; i < 1000; i += 10 {
+		if name := fmt.Sprintf("capstan_overlay_state fleet=fleet namespace=capstan overlay=fleet-c%04d state=Stalled", i); got[name] != 1 {
+			t.Errorf("left out: %s", name)
+		}
+	}
+}
+
+// Requests are counted by the verbs that rights are given for.
+func TestCountRequests(t *testing.T) {
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if strings.Contains(r.URL.Path, "absent") {
+			w.WriteHeader(http.StatusNotFound)
+		}
+	}))
+	defer server.Close()
+	registry := prometheus.NewRegistry()
+	wrap, err := CountRequests(registry)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := &http.Client{Transport: wrap(http.DefaultTransport)}
+	for _, r := range []struct{ method, path, content string }{
+		{"GET", "/apis/cluster.x-k8s.io/v1beta2/namespaces/a/clusters/b", ""},
+		{"GET", "/apis/cluster.x-k8s.io/v1beta2/namespaces/a/clusters/absent", ""},
+		{"GET", "/api/v1/namespaces/a", ""},
+		{"GET", "/api/v1/namespaces", ""},
+		{"GET", "/apis/cluster.x-k8s.io/v1beta2/clusters", ""},
+		{"GET", "/apis/cluster.x-k8s.io/v1beta2/clusters?watch=true", ""},
+		{"GET", "/apis/cluster.x-k8s.io/v1beta2", ""},
+		{"POST", "/api/v1/namespaces/a/events", ""},
+		{"PATCH", "/api/v1/namespaces/a", "application/apply-patch+yaml"},
+		{"PATCH", "/api/v1/namespaces/a/x/y/status", "application/merge-patch+json"},
+		{"PUT", "/api/v1/namespaces/a/leases/x", ""},
+		{"DELETE", "/api/v1/namespaces/a/leases/x", ""},
+	} {
+		req, err := http.NewRequestWithContext(t.Context(), r.method, server.URL+r.path, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Header.Set("Content-Type", r.content)
+		answer, err := c.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = answer.Body.Close()
+	}
+	server.Close()
+	if answer, err := c.Get(server.URL + "/api/v1/namespaces/a"); err == nil {
+		_ = answer.Body.Close()
+		t.Error("the server is stopped, and answers")
+	}
+	got := series(t, registry)
+	want := map[string]float64{
+		"2xx get": 2, "4xx get": 1, "none get": 1, "2xx list": 2, "2xx watch": 1, "2xx discovery": 1, "2xx create": 1,
+		"2xx apply": 1, "2xx patch": 1, "2xx update": 1, "2xx delete": 1,
+	}
+	if len(got) != len(want) {
+		t.Errorf("series: %v", got)
+	}
+	for name, n := range want {
+		code, verb, _ := strings.Cut(name, " ")
+		if got["capstan_api_requests_total code="+code+" verb="+verb] != n {
+			t.Errorf("%s: %v", name, got)
+		}
+	}
+}

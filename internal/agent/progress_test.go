@@ -1,0 +1,178 @@
+package agent
+
+import (
+	"sync"
+	"testing"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"capstan.dev/capstan/api/v1alpha1"
+	"capstan.dev/capstan/internal/source"
+)
+
+// One at a time works on an overlay, whoever waits gets the turn, and nobody is kept on
+// record afterwards.
+func TestTurns(t *testing.T) {
+	turns := &turns{held: map[types.NamespacedName]*turn{}}
+	name := types.NamespacedName{Name: "a"}
+	var wait sync.WaitGroup
+	inside, most, tried := 0, 0, 0
+	for range 50 {
+		wait.Go(func() {
+			for range 20 {
+				end := turns.take(name)
+				inside++ // the race detector watches, too
+				most = max(most, inside)
+				inside--
+				end()
+				if end := turns.try(name); end != nil {
+					tried++
+					end()
+				}
+			}
+		})
+	}
+	wait.Wait()
+	if most != 1 || len(turns.held) != 0 {
+		t.Errorf("%d at once, %d on record", most, len(turns.held))
+	}
+	end := turns.take(name)
+	if turns.try(name) != nil {
+		t.Error("two have the turn")
+	}
+	if other := turns.try(types.NamespacedName{Name: "b"}); other == nil {
+		t.Error("another overlay is kept waiting")
+	} else {
+		other()
+	}
+	end()
+	if end := turns.try(name); end == nil {
+		t.Error("nobody has the turn, and it isn't given")
+	} else {
+		end()
+	}
+}
+
+// A change came into Git when its commit was made, but between the look that didn't find
+// it and the one that did.
+func TestSighted(t *testing.T) {
+	at := func(minute int) time.Time { return time.Date(2026, 1, 1, 0, minute, 0, 0, time.UTC) }
+	type look struct {
+		tip            string
+		committed, now int
+		want           int
+	}
+	for name, looks := range map[string][]look{
+		"the first look, at an old repository":   {{"1", 0, 30, 10}}, // the Fleet was made at 10
+		"the first look, at a commit since then": {{"1", 20, 30, 20}},
+		"a push between two looks":               {{"1", 0, 30, 10}, {"2", 33, 35, 33}},
+		"an old commit pushed now":               {{"1", 0, 30, 10}, {"2", 5, 35, 30}},
+		"a clock that is ahead":                  {{"1", 0, 30, 10}, {"2", 50, 35, 35}},
+		"the same again":                         {{"1", 0, 30, 10}, {"2", 33, 35, 33}, {"2", 33, 40, 33}},
+		"back again":                             {{"1", 0, 30, 10}, {"2", 33, 35, 33}, {"1", 0, 40, 35}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := newBoard(func(types.NamespacedName) {})
+			for i, l := range looks {
+				s := &source.Snapshot{Revision: source.Revision{Hash: l.tip}, Time: at(l.committed)}
+				if got := b.sight(testFleet, s, at(10), at(l.now), at(l.now)); !got.Equal(at(l.want)) {
+					t.Errorf("look %d: %s, want %s", i, got, at(l.want))
+				}
+			}
+		})
+	}
+}
+
+// Words alone wait; anything else that is new is written at once.
+func TestOnlyWords(t *testing.T) {
+	was := v1alpha1.ClusterOverlayStatus{
+		AppliedRevision: "1", DesiredRevision: "1",
+		Progress: &v1alpha1.Progress{Phase: v1alpha1.PhaseProgressing, Message: "boots", Workers: v1alpha1.MachineCounts{Desired: 3, Ready: 1}},
+	}
+	setCondition(&was.Conditions, 1, v1alpha1.AppliedCondition, metav1.ConditionTrue, v1alpha1.SucceededReason, "")
+	summarise(&was, 1, false)
+	for name, c := range map[string]struct {
+		change func(*v1alpha1.ClusterOverlayStatus)
+		want   bool
+	}{
+		"nothing":      {func(*v1alpha1.ClusterOverlayStatus) {}, false},
+		"a message":    {func(s *v1alpha1.ClusterOverlayStatus) { s.Progress.Message = "joins" }, true},
+		"a score":      {func(s *v1alpha1.ClusterOverlayStatus) { s.Progress.Score++ }, true},
+		"a count":      {func(s *v1alpha1.ClusterOverlayStatus) { s.Progress.Workers.Ready++ }, false},
+		"a phase":      {func(s *v1alpha1.ClusterOverlayStatus) { s.Progress.Phase = v1alpha1.PhaseStalled }, false},
+		"converged":    {func(s *v1alpha1.ClusterOverlayStatus) { s.ConvergedRevision = "1" }, false},
+		"no progress":  {func(s *v1alpha1.ClusterOverlayStatus) { s.Progress = nil }, false},
+		"a generation": {func(s *v1alpha1.ClusterOverlayStatus) { s.ObservedGeneration++; s.Progress.Message = "joins" }, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			is := was.DeepCopy()
+			c.change(is)
+			summarise(is, 1, false)
+			if got := onlyWords(&was, is); got != c.want {
+				t.Errorf("%t, want %t", got, c.want)
+			}
+		})
+	}
+}
+
+// Converged and Ready follow the progress, and only of what is desired and applied.
+func TestConvergence(t *testing.T) {
+	type state struct{ converged, ready string }
+	say := func(c metav1.Condition) string { return string(c.Status) + " " + c.Reason }
+	base := func() v1alpha1.ClusterOverlayStatus {
+		s := v1alpha1.ClusterOverlayStatus{DesiredRevision: "2", AppliedRevision: "2", Progress: &v1alpha1.Progress{Phase: v1alpha1.PhaseConverged}}
+		setCondition(&s.Conditions, 1, v1alpha1.RenderedCondition, metav1.ConditionTrue, v1alpha1.SucceededReason, "")
+		setCondition(&s.Conditions, 1, v1alpha1.AppliedCondition, metav1.ConditionTrue, v1alpha1.SucceededReason, "")
+		return s
+	}
+	in := func(phase v1alpha1.Phase) func(*v1alpha1.ClusterOverlayStatus) {
+		return func(s *v1alpha1.ClusterOverlayStatus) { s.Progress.Phase = phase }
+	}
+	for name, c := range map[string]struct {
+		change func(*v1alpha1.ClusterOverlayStatus)
+		want   state
+	}{
+		"converged":     {in(v1alpha1.PhaseConverged), state{"True Converged", "True Converged"}},
+		"progressing":   {in(v1alpha1.PhaseProgressing), state{"False Progressing", "Unknown Progressing"}},
+		"waiting":       {in(v1alpha1.PhaseWaiting), state{"False Waiting", "Unknown Waiting"}},
+		"stalled":       {in(v1alpha1.PhaseStalled), state{"False Stalled", "False Stalled"}},
+		"degraded":      {in(v1alpha1.PhaseDegraded), state{"False Degraded", "False Degraded"}},
+		"not watched":   {in(v1alpha1.PhaseUnknown), state{"Unknown NotWatched", "Unknown NotWatched"}},
+		"not looked at": {func(s *v1alpha1.ClusterOverlayStatus) { s.Progress = nil }, state{"False Progressing", "Unknown Progressing"}},
+		"an older one":  {func(s *v1alpha1.ClusterOverlayStatus) { s.DesiredRevision = "3" }, state{"False NotApplied", "Unknown NotApplied"}},
+		"a mixture": {func(s *v1alpha1.ClusterOverlayStatus) {
+			setCondition(&s.Conditions, 1, v1alpha1.AppliedCondition, metav1.ConditionFalse, v1alpha1.InvalidReason, "no")
+		}, state{"False NotApplied", "False Invalid"}},
+		"does not render": {func(s *v1alpha1.ClusterOverlayStatus) {
+			setCondition(&s.Conditions, 1, v1alpha1.RenderedCondition, metav1.ConditionFalse, v1alpha1.RenderFailedReason, "no")
+		}, state{"True Converged", "False RenderFailed"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := base()
+			c.change(&s)
+			got := convergence(&s)
+			setCondition(&s.Conditions, 1, v1alpha1.ConvergedCondition, got.Status, got.Reason, got.Message)
+			if is := (state{say(got), say(readiness(s.Conditions))}); is != c.want {
+				t.Errorf("%v, want %v", is, c.want)
+			}
+		})
+	}
+}
+
+// The same commit applied once more says why the machines are waited for again.
+func TestAppliedAgain(t *testing.T) {
+	s := v1alpha1.ClusterOverlayStatus{
+		DesiredRevision: "2", AppliedRevision: "2", Progress: &v1alpha1.Progress{Phase: v1alpha1.PhaseProgressing, Message: "boots"},
+		History: []v1alpha1.HistoryEntry{{Revision: "2", RenderDigest: "b"}, {Revision: "2", RenderDigest: "a"}},
+	}
+	setCondition(&s.Conditions, 1, v1alpha1.AppliedCondition, metav1.ConditionTrue, v1alpha1.SucceededReason, "")
+	if got, want := convergence(&s).Message, "applied again at the same commit, with other values or settings; boots"; got != want {
+		t.Errorf("%q", got)
+	}
+	s.History = s.History[:1]
+	if got, want := convergence(&s).Message, "boots"; got != want {
+		t.Errorf("%q", got)
+	}
+}
