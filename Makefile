@@ -122,8 +122,8 @@ gitea: ## Build a real Gitea into bin/, for tests and the demo
 # Without what finds targets in clouds, the larger part of it.
 .PHONY: prometheus
 prometheus: ## Build Prometheus and promtool into bin/, for tests of alerts and of the dashboard
-	@hack/tool.sh prometheus prometheus github.com/prometheus/prometheus/cmd/prometheus '$(PROMETHEUS_VERSION)' '-s -w' 'about 3 minutes' remove_all_sd
-	@hack/tool.sh prometheus promtool github.com/prometheus/prometheus/cmd/promtool '$(PROMETHEUS_VERSION)' '-s -w' 'about half a minute' remove_all_sd
+	@hack/tool.sh prometheus prometheus github.com/prometheus/prometheus/cmd/prometheus '$(PROMETHEUS_VERSION)' '-s -w' 'about 2 minutes' remove_all_sd
+	@hack/tool.sh prometheus promtool github.com/prometheus/prometheus/cmd/promtool '$(PROMETHEUS_VERSION)' '-s -w' 'about a minute' remove_all_sd
 
 .PHONY: helm
 helm: ## Build helm into bin/, for the tests of the chart
