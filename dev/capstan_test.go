@@ -34,8 +34,7 @@ func TestPush(t *testing.T) {
 	e.startAgent()
 	e.createFleet(map[string]any{"git": map[string]any{"url": repository, "interval": "1s"}})
 
-	e.Eventually(func() string { return e.overlay() }).Should(gomega.Equal("Applied"))
-	e.awaitAvailable()
+	e.Eventually(func() string { return e.overlay() }).Should(gomega.Equal("Converged"), e.dump)
 	e.Expect(counts(e.machines())).To(gomega.Equal(map[string]int{"cp v1.35.4": 1, "worker v1.35.4": 1}))
 
 	edit(t, filepath.Join(repository, "clusters", "push", "cluster.yaml"), "v1.35.4", "v1.35.5")

@@ -14,8 +14,8 @@ import (
 	"capstan.dev/capstan/internal/giteatest"
 )
 
-// applied is what a commit status says as soon as everything is with the API server.
-const applied = "success: applied; whether machines follow is not tracked yet"
+// converged is what a commit status says once the machines are there.
+const converged = "success: converged"
 
 // The product on the real controllers and a real Gitea, which tells it of everything: polls are an hour apart. A
 // push changes machines and its commit says so; a pull request is told what it would do, and nothing is done.
@@ -36,16 +36,16 @@ func TestPushToGitea(t *testing.T) {
 	spec["git"].(map[string]any)["interval"] = "1h"
 	spec["forge"].(map[string]any)["pullRequests"] = map[string]any{"interval": "1h"}
 	e.createFleet(spec, r.Secrets()...)
-	all := map[string]string{"capstan/fleet": applied, "capstan/fleet/clusters/forge": applied}
-	e.Eventually(func() (map[string]string, error) { return e.statuses(r, dir) }).Should(gomega.Equal(all))
-	e.awaitAvailable()
+	all := map[string]string{"capstan/fleet": converged, "capstan/fleet/clusters/forge": converged}
+	e.Eventually(func() (map[string]string, error) { return e.statuses(r, dir) }).Should(gomega.Equal(all), e.dump)
+	e.Expect(counts(e.machines())).To(gomega.Equal(map[string]int{"cp v1.35.4": 1, "worker v1.35.4": 1}))
 
 	workers := func(n int) string { return fmt.Sprintf("name: workers\nspec:\n  replicas: %d\n", n) }
 	edit(t, filepath.Join(dir, "clusters", "forge", "cluster.yaml"), workers(1), workers(2))
 	e.git(dir, "commit", "-qam", "forge: 2 workers")
 	e.git(dir, "push", "-q", "origin", "main")
-	e.Eventually(func() (map[string]string, error) { return e.statuses(r, dir) }).Should(gomega.Equal(all))
-	e.Eventually(func() map[string]int { return counts(e.machines()) }).Should(gomega.Equal(map[string]int{"cp v1.35.4": 1, "worker v1.35.4": 2}))
+	e.Eventually(func() (map[string]string, error) { return e.statuses(r, dir) }).Should(gomega.Equal(all), e.dump)
+	e.Expect(counts(e.machines())).To(gomega.Equal(map[string]int{"cp v1.35.4": 1, "worker v1.35.4": 2}))
 
 	e.git(dir, "switch", "-qc", "newer")
 	edit(t, filepath.Join(dir, "clusters", "forge", "cluster.yaml"), "v1.35.4", "v1.35.5")

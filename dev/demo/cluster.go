@@ -83,7 +83,7 @@ func (d *demo) create(ctx context.Context, objects ...client.Object) error {
 func (d *demo) awaitFirstSync(ctx context.Context) error {
 	return d.await(ctx, "the sample fleet was not applied", func(ctx context.Context) (what any, done bool, err error) {
 		overlays, err := d.overlays(ctx)
-		waiting := slices.ContainsFunc(overlays, func(o overlay) bool { return o.State != "Applied" })
+		waiting := slices.ContainsFunc(overlays, func(o overlay) bool { return o.Applied == "" || o.Applied != o.Desired })
 		return overlays, err == nil && len(overlays) > 0 && !waiting, err
 	})
 }
@@ -111,6 +111,8 @@ type overlay struct {
 	Path    string `json:"path"`
 	State   string `json:"state"`
 	Message string `json:"message"`
+	Desired string `json:"desiredRevision"`
+	Applied string `json:"appliedRevision"`
 }
 
 // overlays asks the command line for the overlays.

@@ -49,6 +49,10 @@ In a second terminal:
   sed -i 's/v1.34.4/v1.35.4/' clusters/prod/cluster.yaml
   git commit -qam "prod: Kubernetes 1.35"{{.Push}}
 
+  # how far it is, down to the machines; the second one is for scripts and ends when all of them are there
+  {{.Capstan}} status clusters/prod
+  {{.Capstan}} status clusters/prod --wait --timeout 10m
+
   # more memory for a worker: templates are immutable, so it gets a new one
   sed -i 's/workers-v1/workers-v2/; s/memoryMiB: 4096/memoryMiB: 8192/' clusters/dev/machines-workers.yaml
   git commit -qam "dev: larger worker"{{.Push}}
