@@ -127,13 +127,21 @@ type replica struct {
 	stop          func()
 }
 
+const agentScript = `"$@" </dev/null & pid=$!
+cat >/dev/null
+kill -TERM $pid
+(sleep 30; kill -KILL $pid) >/dev/null 2>&1 &
+watch=$!
+wait $pid
+kill $watch 2>/dev/null`
+
 // run starts an agent as the Deployment does: its arguments, but for addresses and the
 // folder; its environment, and nothing of the test's. It ends with the test, also if
 // that is killed: the shell waits for the end of its input, which only the test holds.
 func (i *installation) run(variables ...string) *replica {
 	i.Helper()
 	r := &replica{hooks: freeAddress(i.T), health: freeAddress(i.T)}
-	args := append([]string{"-c", `"$@" </dev/null & pid=$!; cat >/dev/null; kill -TERM $pid; wait $pid`, "sh", binary}, argsOf(i.T, i.all)...)
+	args := append([]string{"-c", agentScript, "sh", binary}, argsOf(i.T, i.all)...)
 	args = append(args, "--cache-dir="+i.TempDir(), "--metrics-address=0", "--health-address="+r.health, "--webhook-address="+r.hooks, "--kubeconfig="+i.kubeconfig)
 	c := exec.Command("/bin/sh", args...)
 	c.Env = append([]string{"PATH=/usr/bin:/bin", "TMPDIR=" + i.TempDir()}, variables...)

@@ -39,7 +39,7 @@ func (i *installation) grantWithout(without string) {
 }
 
 // TestEveryPermission takes each permission away in turn and has the agent work without
-// it: each time something is refused that it tried. It takes an hour.
+// it: each time something is refused that it tried. It takes an hour: -timeout 2h.
 func TestEveryPermission(t *testing.T) {
 	if os.Getenv(soakVariable) == "" || os.Getenv(withoutVariable) != "" {
 		t.Skip(soakVariable + "=1 runs it")
