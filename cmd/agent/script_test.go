@@ -179,7 +179,7 @@ func (s *script) unsettled() string {
 			if o.Spec.FleetRef.Name == f.Name {
 				applied = applied && isApplied(o)
 				converged = converged && o.Status.ConvergedRevision == o.Status.DesiredRevision
-				if p := o.Status.Progress; o.Status.Objects > 0 && (p == nil || strings.Contains(p.Message, "not known yet")) {
+				if p := o.Status.Progress; o.Status.AppliedRevision != "" && (p == nil || strings.Contains(p.Message, "not known yet")) {
 					return o.Spec.Path + ": its objects have not been looked at"
 				}
 			}

@@ -31,7 +31,7 @@ const unseen = "applied; what becomes of it is not known yet"
 // if nothing happens until then; 0 for never.
 func (run *overlayRun) assess(ctx context.Context) time.Duration {
 	run.objects.Declare(run.name, refsOf(run.status.Inventory))
-	if len(run.status.Inventory) == 0 && run.status.AppliedRevision == "" {
+	if run.status.AppliedRevision == "" { // there may be a part of it, and nothing to be reached
 		run.status.Progress = nil
 		return 0
 	}
@@ -73,13 +73,20 @@ func (run *overlayRun) progress() *v1alpha1.Progress {
 }
 
 func (run *overlayRun) report(view live.View) capi.Report {
+	held := map[v1alpha1.ObjectReference]bool{}
+	if pending := run.status.PendingDeletion; pending != nil && !pending.Approved {
+		for _, ref := range pending.Objects {
+			held[ref] = true
+		}
+	}
 	declared := make([]capi.Declared, 0, len(run.status.Inventory))
 	for _, e := range run.status.Inventory {
 		if e.State == v1alpha1.EntryRetained {
 			continue // kept on purpose, and not what Git declares
 		}
 		declared = append(declared, capi.Declared{
-			ID: inventory.IDOf(e.ObjectReference), UID: e.UID, Generation: e.Generation, Leaving: e.State == v1alpha1.EntryLeaving,
+			ID: inventory.IDOf(e.ObjectReference), UID: e.UID, Generation: e.Generation,
+			Leaving: e.State == v1alpha1.EntryLeaving, Held: held[e.ObjectReference],
 		})
 	}
 	return capi.Progress(capi.ProgressInput{Declared: declared, Live: view.Live, Made: view.Made, Now: run.clock.Now()})
