@@ -14,6 +14,7 @@ import (
 	"capstan.dev/capstan/internal/capi"
 	"capstan.dev/capstan/internal/inventory"
 	"capstan.dev/capstan/internal/live"
+	"capstan.dev/capstan/internal/object"
 )
 
 const (
@@ -73,10 +74,16 @@ func (run *overlayRun) progress() *v1alpha1.Progress {
 }
 
 func (run *overlayRun) report(view live.View) capi.Report {
-	held := map[v1alpha1.ObjectReference]bool{}
+	held := map[object.ID]bool{}
 	if pending := run.status.PendingDeletion; pending != nil && !pending.Approved {
 		for _, ref := range pending.Objects {
-			held[ref] = true
+			held[inventory.IDOf(ref)] = true
+		}
+	}
+	held := map[object.ID]bool{}
+	if pending := run.status.PendingDeletion; pending != nil && !pending.Approved {
+		for _, ref := range pending.Objects {
+			held[inventory.IDOf(ref)] = true
 		}
 	}
 	declared := make([]capi.Declared, 0, len(run.status.Inventory))
@@ -86,7 +93,7 @@ func (run *overlayRun) report(view live.View) capi.Report {
 		}
 		declared = append(declared, capi.Declared{
 			ID: inventory.IDOf(e.ObjectReference), UID: e.UID, Generation: e.Generation,
-			Leaving: e.State == v1alpha1.EntryLeaving, Held: held[e.ObjectReference],
+			Leaving: e.State == v1alpha1.EntryLeaving, Held: held[inventory.IDOf(e.ObjectReference)],
 		})
 	}
 	return capi.Progress(capi.ProgressInput{Declared: declared, Live: view.Live, Made: view.Made, Now: run.clock.Now()})

@@ -18,8 +18,9 @@ type Declared struct {
 	// of a lesser generation is an old view of it; 0 if it isn't known.
 	UID        types.UID
 	Generation int64
-	// Leaving says that the object has left Git and is still to be pruned.
-	Leaving bool
+	// Leaving says that the object has left Git and is still to be pruned, Held that a
+	// person has to approve of it first.
+	Leaving, Held bool
 }
 
 // ProgressInput is all that progress depends on.

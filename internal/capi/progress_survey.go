@@ -79,7 +79,11 @@ func survey(in ProgressInput) *overlay {
 // verdict judges one declared object.
 func (o *overlay) verdict(d Declared, judge judgement) *verdict {
 	v := &verdict{}
-	if d.Leaving {
+	switch {
+	case d.Leaving && d.Held:
+		v.add(person, "has left Git; its deletion waits for an approval")
+		return v
+	case d.Leaving:
 		v.add(own, "has left Git and is not pruned yet")
 		return v
 	}
