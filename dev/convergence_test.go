@@ -307,10 +307,10 @@ var (
 
 	controlPlaneBump   = field("control plane's version", "TalosControlPlane", "cp", "/spec/version", "v1.35.6").rolling()
 	controlPlaneConfig = field("control plane's configuration", "TalosControlPlane", "cp",
-		"/spec/controlPlaneConfig/controlplane/strategicPatches/-", "# only a comment\n").rolling()
+		"/spec/controlPlaneConfig/controlplane/strategicPatches/-", "machine:\n  nodeLabels:\n    rack: a1\n").rolling()
 	controlPlaneOnDelete = step{name: "control plane on delete", rolls: true, waits: "OnDelete", edit: func(c *convergence) {
 		c.patch("TalosControlPlane", "cp", "/spec/rolloutStrategy", map[string]any{"type": "OnDelete"})
-		c.patch("TalosControlPlane", "cp", "/spec/controlPlaneConfig/controlplane/strategicPatches/-", "# another comment\n")
+		c.patch("TalosControlPlane", "cp", "/spec/controlPlaneConfig/controlplane/strategicPatches/-", "machine:\n  nodeLabels:\n    rack: a2 # a comment\n")
 	}}
 	controlPlaneUp     = field("control plane up", "TalosControlPlane", "cp", "/spec/replicas", 3).rolling()
 	controlPlaneDown   = field("control plane down", "TalosControlPlane", "cp", "/spec/replicas", 1).rolling()
