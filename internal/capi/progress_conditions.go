@@ -13,6 +13,8 @@ import (
 type condition struct {
 	kind, status, reason, message, severity string
 	since                                   time.Time
+	// generation that it was found for; 0 if it doesn't say.
+	generation int64
 }
 
 // conditionOf reads a condition; nil if there is none. Where an object that is read as
@@ -35,8 +37,10 @@ func conditionAt(u *unstructured.Unstructured, kind string, path ...string) *con
 	for _, c := range conditions {
 		if c, ok := c.(map[string]any); ok && text(c, "type") == kind {
 			since, _ := time.Parse(time.RFC3339, text(c, "lastTransitionTime"))
+			generation, _ := c["observedGeneration"].(int64)
 			return &condition{
-				kind: kind, status: text(c, "status"), reason: text(c, "reason"),
+				generation: generation,
+				kind:       kind, status: text(c, "status"), reason: text(c, "reason"),
 				message: text(c, "message"), severity: text(c, "severity"), since: since,
 			}
 		}

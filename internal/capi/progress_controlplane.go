@@ -20,7 +20,9 @@ const (
 // templateOf is the machine template of a control plane, where the kinds have it.
 func templateOf(controlPlane *unstructured.Unstructured) (object.ID, bool) {
 	for _, path := range [][]string{
-		{"spec", "infrastructureTemplate"}, {"spec", "machineTemplate", "spec", "infrastructureRef"}, {"spec", "machineTemplate", "infrastructureRef"},
+		{"spec", "infrastructureTemplate"}, {"spec", "machineTemplate", "spec", "infrastructureRef"},
+		{"spec", "machineTemplate", "infrastructureRef"}, {"spec", "machineTemplate", "infrastructureTemplate"},
+		{"spec", "infrastructureRef"},
 	} {
 		if id, ok := reference(controlPlane, path...); ok {
 			return id, true
@@ -59,10 +61,12 @@ func (m *machine) clonedFromOther(owner *unstructured.Unstructured) string {
 	if !ok {
 		return ""
 	}
-	if _, named := reference(m.u, "spec", "infrastructureRef"); named && m.infra == nil {
-		return "its infrastructure is not seen"
-	} else if !named {
+	id, named := reference(m.u, "spec", "infrastructureRef")
+	switch {
+	case !named || !IsFamily(id.GroupKind()): // what is not looked at, see MadeOf
 		return ""
+	case m.infra == nil:
+		return "its infrastructure is not seen"
 	}
 	name, hasName := m.infra.GetAnnotations()[clusterv1.TemplateClonedFromNameAnnotation]
 	kind, hasKind := m.infra.GetAnnotations()[clusterv1.TemplateClonedFromGroupKindAnnotation]
@@ -163,9 +167,18 @@ func (o *overlay) anyOutdated(id object.ID) bool {
 	return false
 }
 
+// isVersion tells whether a version that is reported is the one that is declared. Managed
+// control planes and pools declare as much of it as they like, v1.33 or 1.33.1, or nothing,
+// and report what they got, as v1.33.1-eks-931bdca.
+func isVersion(is, declared string) bool {
+	is, declared = strings.TrimPrefix(is, "v"), strings.TrimPrefix(declared, "v")
+	rest, begins := strings.CutPrefix(is, declared)
+	return begins && (declared == "" || rest == "" || strings.ContainsAny(rest[:1], ".-+"))
+}
+
 // version: status.version is that declared.
 func (v *verdict) version(u *unstructured.Unstructured) {
-	if is, want := nested(u, "status", "version"), nested(u, "spec", "version"); is != want {
+	if is, want := nested(u, "status", "version"), nested(u, "spec", "version"); !isVersion(is, want) {
 		v.add(derived, "status.version is %s instead of %s", cmp.Or(is, "unknown"), want)
 	}
 }
@@ -227,7 +240,7 @@ func (v *verdict) versions(u *unstructured.Unstructured) {
 	}
 	want := nested(u, "spec", "version")
 	for _, each := range list {
-		if m, ok := each.(map[string]any); ok && text(m, "version") != want {
+		if m, ok := each.(map[string]any); ok && !isVersion(text(m, "version"), want) {
 			v.add(derived, "has machines of version %s", text(m, "version"))
 		}
 	}
@@ -254,14 +267,24 @@ func (o *overlay) quoteBlocked(c *condition, v *verdict) {
 	}
 }
 
+// makesMachines tells whether a control plane has Machines. Those that run as pods have
+// replicas, but neither Machines nor anything that Machines could be made from; managed ones
+// don't even have replicas.
+func (o *overlay) makesMachines(id object.ID, u *unstructured.Unstructured) bool {
+	switch {
+	case len(o.ownedBy(id)) > 0, u.GetKind() == talosControlPlane, u.GetKind() == kubeadmControlPlane:
+		return true
+	}
+	_, template := templateOf(u)
+	return template
+}
+
 // judgeContract judges a control plane of any other provider by what the contract of either
-// version asks of them. One that has no machines of its own, as a managed one, has no
-// replicas.
+// version asks of them.
 func judgeContract(o *overlay, u *unstructured.Unstructured, v *verdict) {
 	if _, reports := count(u, "status", "observedGeneration"); reports {
 		v.observed(u)
 	}
-	_, declares := count(u, "spec", "replicas")
 	_, newContract, _ := unstructured.NestedFieldNoCopy(u.Object, "status", "initialization")
 	if newContract {
 		v.is(u, "status", "initialization", "controlPlaneInitialized")
@@ -269,8 +292,12 @@ func judgeContract(o *overlay, u *unstructured.Unstructured, v *verdict) {
 		v.is(u, "status", "initialized")
 		v.is(u, "status", "ready")
 	}
-	if id, want := object.IDOf(u), replicasOf(u); declares || len(o.ownedBy(id)) > 0 {
+	id, want := object.IDOf(u), replicasOf(u)
+	machines := o.makesMachines(id, u)
+	if machines {
 		v.machines(o, id, want)
+	}
+	if _, declares := count(u, "spec", "replicas"); declares || machines {
 		v.replicas(u, want, []string{"status", "replicas"}, []string{"status", "readyReplicas"})
 		for _, counter := range []string{"availableReplicas", "upToDateReplicas", "updatedReplicas"} {
 			if _, reported := count(u, "status", counter); reported {
@@ -283,6 +310,7 @@ func judgeContract(o *overlay, u *unstructured.Unstructured, v *verdict) {
 		v.versions(u)
 	}
 	v.mayBe(own, u, clusterv1.ReadyCondition, clusterv1.AvailableCondition)
+	v.notFalse(derived, u, "MachinesSpecUpToDate", clusterv1.MachinesUpToDateCondition)
 	v.mustNot(u, clusterv1.MachineDeploymentRollingOutCondition, clusterv1.ScalingUpCondition, clusterv1.ScalingDownCondition,
 		clusterv1.RemediatingCondition, clusterv1.DeletingCondition)
 }

@@ -50,9 +50,21 @@ func judgeOf(gk schema.GroupKind) judgement {
 	return nil
 }
 
-// lacksGeneration tells whether a kind's status doesn't say which generation it is of.
-func lacksGeneration(gk schema.GroupKind) bool {
-	return IsInfraCluster(gk) || IsIPPool(gk) || gk.Kind == "IPAddressClaim" && IsIPAM(gk)
+// lacksGeneration tells whether the status of an object doesn't say which generation it is
+// of, or not of all that it is about: what a topology makes is not seen at once.
+func lacksGeneration(u *unstructured.Unstructured) bool {
+	gk := u.GroupVersionKind().GroupKind()
+	switch {
+	case IsInfraCluster(gk), IsIPPool(gk), gk.Kind == "IPAddressClaim" && IsIPAM(gk), IsClusterClass(gk):
+		return true
+	case IsCluster(gk):
+		_, topology, _ := unstructured.NestedFieldNoCopy(u.Object, "spec", "topology")
+		return topology
+	case IsControlPlane(gk), inGroup(gk, "bootstrap"):
+		_, reports := count(u, "status", "observedGeneration")
+		return !reports && judgeOf(gk) != nil
+	}
+	return false
 }
 
 func judgeCluster(o *overlay, u *unstructured.Unstructured, v *verdict) {
@@ -66,25 +78,43 @@ func judgeCluster(o *overlay, u *unstructured.Unstructured, v *verdict) {
 	} else if phase != "Provisioned" {
 		v.add(derived, "its phase is %s", orUnknown(phase))
 	}
+	// Nobody says of a control plane that the Cluster doesn't name that it is initialized, as
+	// of one that is made of Machines of Git's or is managed elsewhere; and without both
+	// references Available stays Unknown (cluster-api v1.14 core/reconcilers/cluster,
+	// reconcileControlPlane, setControlPlaneAvailableCondition).
+	_, topology, _ := unstructured.NestedFieldNoCopy(u.Object, "spec", "topology")
+	_, controlPlane := reference(u, "spec", "controlPlaneRef")
+	_, infrastructure := reference(u, "spec", "infrastructureRef")
 	status := []string{"status"}
 	if u.GroupVersionKind().Version == "v1beta1" {
 		v.is(u, "status", "infrastructureReady")
-		v.is(u, "status", "controlPlaneReady")
+		if controlPlane || topology {
+			v.is(u, "status", "controlPlaneReady")
+		}
 		if c := oldCondition(u, clusterv1.ReadyCondition); !c.True() {
 			v.add(derived, "%s", quoteOr(c, clusterv1.ReadyCondition))
 		}
 		status = []string{"status", "v1beta2"}
 	} else {
 		v.is(u, "status", "initialization", "infrastructureProvisioned")
-		v.is(u, "status", "initialization", "controlPlaneInitialized")
+		if controlPlane || topology {
+			v.is(u, "status", "initialization", "controlPlaneInitialized")
+		}
 	}
-	if newStyle(u) {
+	switch {
+	case newStyle(u) && (controlPlane && infrastructure || topology):
 		v.must(derived, u, clusterv1.AvailableCondition)
+	case newStyle(u):
+		v.notFalse(derived, u, clusterv1.AvailableCondition)
 	}
 	v.mustNot(u, clusterv1.MachineDeploymentRollingOutCondition, clusterv1.ScalingUpCondition, clusterv1.ScalingDownCondition,
 		clusterv1.RemediatingCondition, clusterv1.DeletingCondition)
-	if _, topology, _ := unstructured.NestedFieldNoCopy(u.Object, "spec", "topology"); topology {
+	if topology {
 		v.must(own, u, clusterv1.ClusterTopologyReconciledCondition)
+		// Another controller than that of status.observedGeneration says so.
+		if c := conditionOf(u, clusterv1.ClusterTopologyReconciledCondition); c.True() && c.generation != 0 && c.generation < u.GetGeneration() {
+			v.add(own, "waits for its topology to be reconciled")
+		}
 	}
 	for _, role := range []string{"controlPlane", "workers"} {
 		of := func(counter string) []string { return slices.Concat(status, []string{role, counter}) }
@@ -96,7 +126,7 @@ func judgeCluster(o *overlay, u *unstructured.Unstructured, v *verdict) {
 		// missing is for the Machines to say.
 		lies := role == "controlPlane" && !o.reportsAvailable(u)
 		for _, counter := range []string{"replicas", "readyReplicas", "availableReplicas", "upToDateReplicas"} {
-			if lies && counter == "availableReplicas" {
+			if lies && counter == "availableReplicas" || role == "workers" && counter == "upToDateReplicas" && o.standalone(u) {
 				continue
 			}
 			if _, reported := count(u, of(counter)...); reported || counter == "replicas" || counter == "readyReplicas" {
@@ -104,6 +134,19 @@ func judgeCluster(o *overlay, u *unstructured.Unstructured, v *verdict) {
 			}
 		}
 	}
+}
+
+// standalone tells whether a Cluster has workers that belong to no MachineDeployment or
+// MachinePool: of those nobody says that they are up to date, and the Cluster doesn't count
+// them (cluster-api v1.14 core/reconcilers/machine, setUpToDateCondition).
+func (o *overlay) standalone(cluster *unstructured.Unstructured) bool {
+	for _, m := range o.machines {
+		if m.Role == RoleWorker && m.Cluster == cluster.GetName() && m.Namespace == cluster.GetNamespace() &&
+			conditionOf(m.u, clusterv1.MachineUpToDateCondition) == nil {
+			return true
+		}
+	}
+	return false
 }
 
 // reportsAvailable tells whether the control plane of a Cluster itself says how many machines
@@ -197,7 +240,7 @@ func judgeMachinePool(o *overlay, u *unstructured.Unstructured, v *verdict) {
 		if list, ok := versions.([]any); ok {
 			for _, each := range list {
 				m, _ := each.(map[string]any)
-				if declared := nested(u, "spec", "template", "spec", "version"); declared != "" && text(m, "version") != declared {
+				if declared := nested(u, "spec", "template", "spec", "version"); !isVersion(text(m, "version"), declared) {
 					v.add(derived, "has machines of version %s", text(m, "version"))
 				}
 			}

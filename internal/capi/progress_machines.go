@@ -193,7 +193,9 @@ func (o *overlay) differs(m *machine) string {
 		return "nothing that is declared wants it"
 	case owner == nil && m.Owner != (object.ID{}):
 		return "what it was made for is gone"
-	case owner == nil || owner == m.u:
+	case owner == nil:
+		return o.otherTopology(m)
+	case owner == m.u:
 		return ""
 	case m.Role == RoleControlPlane:
 		return m.outdatedControlPlane(owner)
@@ -203,6 +205,19 @@ func (o *overlay) differs(m *machine) string {
 		return ""
 	}
 	return otherVersion(m.u, nested(owner, "spec", "template", "spec", "version"))
+}
+
+// otherTopology compares the version of a Machine with that of its Cluster's topology: what
+// the topology makes is not declared, and conditions say so late.
+func (o *overlay) otherTopology(m *machine) string {
+	cluster := o.Live[ClusterID(m.Namespace, m.Cluster)]
+	if cluster == nil || m.Role == RoleWorker && m.set == nil {
+		return ""
+	}
+	if _, owned := m.u.GetLabels()[clusterv1.ClusterTopologyOwnedLabel]; !owned {
+		return ""
+	}
+	return otherVersion(m.u, nested(cluster, "spec", "topology", "version"))
 }
 
 // otherVersion says that a Machine has another version than that, if one is declared.

@@ -81,7 +81,7 @@ func (o *overlay) wants(id object.ID, live *unstructured.Unstructured, role Role
 			return 1
 		}
 	case IsControlPlane(gk) && !IsTemplate(gk) && role == RoleControlPlane:
-		if _, declares := count(live, "spec", "replicas"); declares || len(o.ownedBy(id)) > 0 || live.GetKind() == talosControlPlane || live.GetKind() == kubeadmControlPlane {
+		if o.makesMachines(id, live) {
 			return replicasOf(live)
 		}
 	case IsMachineOwner(gk) && role == RoleWorker:

@@ -194,7 +194,7 @@ func (o *overlay) unversioned() string {
 	var out strings.Builder
 	for _, d := range o.declared {
 		u := o.Live[d.ID]
-		if u == nil || !lacksGeneration(d.ID.GroupKind()) {
+		if u == nil || !lacksGeneration(u) {
 			continue
 		}
 		fmt.Fprintln(&out, d.ID, u.GetUID(), u.GetResourceVersion())

@@ -70,7 +70,7 @@ func trimSpec(u *unstructured.Unstructured) {
 		spec["controlPlaneConfig"] = map[string]any{"controlplane": map[string]any{digestKey: digest}}
 	case IsControlPlane(gk):
 		_, external, _ := unstructured.NestedFieldNoCopy(u.Object, externalEtcd...)
-		keepOnly(spec, "replicas", "version", "machineTemplate", "infrastructureTemplate", "rollout", "paused")
+		keepOnly(spec, "replicas", "version", "machineTemplate", "infrastructureTemplate", "infrastructureRef", "rollout", "paused")
 		if external {
 			_ = unstructured.SetNestedMap(u.Object, map[string]any{}, externalEtcd...)
 		}
