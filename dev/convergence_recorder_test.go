@@ -405,7 +405,8 @@ func differsFromDeployment(md, m, infra, config *unstructured.Unstructured) stri
 
 // unsettled says which controller has not drawn its conclusions from the machines yet.
 func (w world) unsettled() string {
-	for _, u := range slices.Concat(w.sorted("Cluster"), w.sorted("MachineDeployment"), w.sorted("TalosControlPlane"), w.sorted("KubeadmControlPlane")) {
+	for _, u := range slices.Concat(w.sorted("Cluster"), w.sorted("MachineDeployment"), w.sorted("TalosControlPlane"), w.sorted("KubeadmControlPlane"),
+		w.sorted("MachineHealthCheck")) {
 		if number(u, "status", "observedGeneration") < u.GetGeneration() {
 			return u.GetKind() + " has not been looked at by its controller"
 		}
