@@ -26,7 +26,7 @@ func TestConvergenceJudge(t *testing.T) {
 	machine := func(from, to string) *unstructured.Unstructured {
 		return object("Machine", "m", strings.Replace(`{metadata: {labels: {cluster.x-k8s.io/deployment-name: md}}, spec: {version: v1,
   infrastructureRef: {kind: ProxmoxMachine, name: m}, bootstrap: {configRef: {kind: TalosConfig, name: m}}},
-  status: {phase: Running, nodeRef: {name: n}, conditions: [{type: Ready, status: "True"}, {type: Available, status: "True"},
+  status: {phase: Running, nodeRef: {name: node}, conditions: [{type: Ready, status: "True"}, {type: Available, status: "True"},
   {type: UpToDate, status: "True"}]}}`, from, to, 1))
 	}
 	says := func(phase, applied, converged, ready string) *unstructured.Unstructured {
@@ -39,11 +39,11 @@ func TestConvergenceJudge(t *testing.T) {
 		history []*unstructured.Unstructured
 		want    string // part of the one complaint
 	}{
-		"right":      {[]*unstructured.Unstructured{progressing, good, says("Converged", "r2", "r2", "True"), machine("Running", "Failed"), says("Degraded", "r2", "r2", "False")}, ""},
-		"no machine": {[]*unstructured.Unstructured{progressing, says("Converged", "r2", "r2", "Unknown")}, "md has 0 machines of 1"},
-		"not ready":  {[]*unstructured.Unstructured{progressing, machine(`Ready, status: "True"`, `Ready, status: "False"`), says("Converged", "r2", "r2", "Unknown")}, "m is not ready"},
-		"version":    {[]*unstructured.Unstructured{progressing, machine("version: v1", "version: v0"), says("Converged", "r2", "r2", "Unknown")}, "has version v0 instead of v1"},
-		"no node":    {[]*unstructured.Unstructured{progressing, machine("nodeRef", "noRef"), says("Converged", "r2", "r2", "Unknown")}, "m has no node"},
+		"right":      {[]*unstructured.Unstructured{good, progressing, says("Converged", "r2", "r2", "True"), machine("Running", "Failed"), says("Degraded", "r2", "r2", "False")}, ""},
+		"no machine": {[]*unstructured.Unstructured{says("Converged", "r2", "r2", "Unknown")}, "md has 0 machines of 1"},
+		"not ready":  {[]*unstructured.Unstructured{good, progressing, machine(`Ready, status: "True"`, `Ready, status: "False"`), says("Converged", "r2", "r2", "Unknown")}, "m is not ready"},
+		"version":    {[]*unstructured.Unstructured{good, progressing, machine("version: v1", "version: v0"), says("Converged", "r2", "r2", "Unknown")}, "has version v0 instead of v1"},
+		"no node":    {[]*unstructured.Unstructured{good, progressing, machine("nodeRef", "noRef"), says("Converged", "r2", "r2", "Unknown")}, "m has no node"},
 		"taken back": {[]*unstructured.Unstructured{good, says("Converged", "r2", "r2", "True"), says("Progressing", "r2", "r1", "Unknown")}, "goes back from r2"},
 		"again":      {[]*unstructured.Unstructured{good, says("Converged", "r2", "r2", "True"), says("Progressing", "r2", "r2", "Unknown")}, "it is Progressing again"},
 		"ready":      {[]*unstructured.Unstructured{good, says("Progressing", "r2", "r1", "True")}, "Ready is True"},
