@@ -86,7 +86,7 @@ func startRecorder(e *env) *recorder {
 			r.spaces[resource] = e.name + "-system"
 		}
 		lw := r.listWatch(resource)
-		list, err := lw.List(metav1.ListOptions{})
+		list, err := lw.ListWithContext(ctx, metav1.ListOptions{})
 		if err != nil {
 			e.Fatal(err)
 		}
@@ -117,8 +117,10 @@ func startRecorder(e *env) *recorder {
 func (r *recorder) listWatch(resource schema.GroupVersionResource) *cache.ListWatch {
 	client := r.client.Resource(resource).Namespace(r.spaces[resource])
 	return &cache.ListWatch{
-		ListFunc:  func(o metav1.ListOptions) (runtime.Object, error) { return client.List(r.ctx, o) },
-		WatchFunc: func(o metav1.ListOptions) (watchapi.Interface, error) { return client.Watch(r.ctx, o) },
+		ListWithContextFunc: func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) { return client.List(ctx, o) },
+		WatchFuncWithContext: func(ctx context.Context, o metav1.ListOptions) (watchapi.Interface, error) {
+			return client.Watch(ctx, o)
+		},
 	}
 }
 
@@ -154,7 +156,7 @@ func (r *recorder) now() said {
 func (r *recorder) history(e *env) []event {
 	e.Helper()
 	for resource, kind := range recorded {
-		list, err := r.listWatch(resource).List(metav1.ListOptions{})
+		list, err := r.listWatch(resource).ListWithContext(r.ctx, metav1.ListOptions{})
 		if err != nil {
 			e.Fatal(err)
 		}

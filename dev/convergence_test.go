@@ -618,7 +618,7 @@ func TestConvergenceHeld(t *testing.T) {
 	soak(t)
 	t.Parallel()
 	c := converging(t, "conv-he", "dev", extra{spec: map[string]any{"stallAfter": "5s"}})
-	c.walk([]step{workersUp})
+	c.walk([]step{workersBump, workersUp})
 	c.hold(true)
 	c.commit(workersDown.name, func() { workersDown.edit(c) })
 	s := c.await("Stalled")
