@@ -29,13 +29,15 @@ func Follow(was *v1alpha1.Progress, r Report, c Course) (p v1alpha1.Progress, ag
 		Phase: r.Phase, Message: r.Message, ControlPlane: r.ControlPlane, Workers: r.Workers,
 		Score: r.Score, StartTime: &now, AdvanceTime: &now,
 	}
-	started := was == nil || c.Fresh || was.StartTime == nil || was.AdvanceTime == nil
+	started := was == nil || c.Fresh || was.StartTime == nil || was.AdvanceTime == nil ||
+		was.Phase == v1alpha1.PhaseConverged && resized(was, r) // by an autoscaler: there is something new to reach
 	if !started {
 		p.StartTime = was.StartTime.DeepCopy()
 		// What waited for a person, or could not be seen, was not slow.
 		resumed := (was.Phase == v1alpha1.PhaseWaiting || was.Phase == v1alpha1.PhaseUnknown) && r.Phase != was.Phase
-		if was.Score >= r.Score {
-			p.Score = was.Score
+		// Fewer machines than before can't reach what those would have.
+		if best := was.Score - maxSteps*released(was, r); best >= r.Score {
+			p.Score = best
 			if !resumed {
 				p.AdvanceTime = was.AdvanceTime.DeepCopy()
 			}
@@ -64,6 +66,19 @@ func Follow(was *v1alpha1.Progress, r Report, c Course) (p v1alpha1.Progress, ag
 		}
 	}
 	return p, again
+}
+
+// resized tells whether another number of machines is desired than before.
+func resized(was *v1alpha1.Progress, r Report) bool {
+	return !r.Partial && (was.ControlPlane.Desired != r.ControlPlane.Desired || was.Workers.Desired != r.Workers.Desired)
+}
+
+// released is how many machines fewer are desired than before.
+func released(was *v1alpha1.Progress, r Report) int64 {
+	if r.Partial {
+		return 0
+	}
+	return int64(max(0, was.ControlPlane.Desired-r.ControlPlane.Desired) + max(0, was.Workers.Desired-r.Workers.Desired))
 }
 
 // until is how long it takes till the report changes by itself.

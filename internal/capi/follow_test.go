@@ -26,6 +26,8 @@ type moment struct {
 	score        int64
 	fresh        bool
 	hadConverged bool
+	workers      int32 // desired
+	partial      bool
 	// What is to come of it.
 	want    v1alpha1.Phase
 	best    int64
@@ -79,13 +81,35 @@ func TestFollow(t *testing.T) {
 			{at: 1, phase: waits, score: 8, hadConverged: true, want: waits, best: 9},
 			{at: 2, phase: progressing, score: 8, hadConverged: true, want: degraded, best: 9, advance: 2},
 		},
+		"an autoscaler wants more": {
+			{at: 0, phase: converged, score: 30, workers: 3, want: converged, best: 30},
+			{at: 600, phase: progressing, score: 31, workers: 5, hadConverged: true, want: progressing, best: 31, advance: 600, again: 30 * time.Minute},
+			{at: 610, phase: progressing, score: 31, workers: 5, hadConverged: true, want: progressing, best: 31, advance: 600, again: 20 * time.Minute},
+			{at: 630, phase: progressing, score: 31, workers: 5, hadConverged: true, want: stalled, best: 31, advance: 600},
+			{at: 640, phase: converged, score: 50, workers: 5, hadConverged: true, want: converged, best: 50, advance: 640},
+			{at: 700, phase: progressing, score: 45, workers: 5, hadConverged: true, want: degraded, best: 50, advance: 640},
+		},
+		// Five machines can't reach what ten have: each of them counts 10 at most.
+		"an autoscaler wants fewer in a rollout": {
+			{at: 0, phase: progressing, score: 80, workers: 10, want: progressing, best: 80, again: 30 * time.Minute},
+			{at: 5, phase: progressing, score: 20, workers: 5, want: progressing, best: 30, again: 25 * time.Minute},
+			{at: 20, phase: progressing, score: 40, workers: 5, want: progressing, best: 40, advance: 20, again: 30 * time.Minute},
+		},
+		"what is declared is deleted": {
+			{at: 0, phase: converged, score: 30, workers: 3, want: converged, best: 30},
+			{at: 60, phase: progressing, score: 1, partial: true, hadConverged: true, want: degraded, best: 30},
+			{at: 61, phase: progressing, score: 4, workers: 3, hadConverged: true, want: degraded, best: 30},
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			var was *v1alpha1.Progress
 			for _, m := range story {
 				now := began.Add(time.Duration(m.at * float64(time.Minute)))
 				c := Course{Now: now.Add(999 * time.Millisecond), StallAfter: 30 * time.Minute, HadConverged: m.hadConverged, Fresh: m.fresh}
-				r := Report{Phase: m.phase, Score: m.score, Message: "because"}
+				r := Report{
+					Phase: m.phase, Score: m.score, Message: "because", Partial: m.partial,
+					Workers: v1alpha1.MachineCounts{Desired: m.workers},
+				}
 				p, again := Follow(was, r, c)
 				advance := began.Add(time.Duration(m.advance * float64(time.Minute)))
 				// Times in a status are whole seconds.

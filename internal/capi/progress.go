@@ -70,6 +70,9 @@ type Report struct {
 	// something was applied, Converged holds only once it was the same for a moment: their
 	// controllers may not have looked yet.
 	Unversioned string
+	// Partial says that a declared object is missing or on its way out: less is desired then
+	// than is declared.
+	Partial bool
 	// Until is when the passing of time alone will change the report, as the time of a
 	// scheduled rollout does; zero if never.
 	Until time.Time
@@ -128,6 +131,9 @@ func Progress(in ProgressInput) Report {
 			continue
 		}
 		v := o.verdict(d, judge)
+		if u := o.Live[d.ID]; judge != nil && (u == nil || u.GetDeletionTimestamp() != nil) {
+			r.Partial = true
+		}
 		if judge != nil {
 			r.Objects = append(r.Objects, ObjectReport{ID: d.ID, Phase: v.phase(), Message: clip1024(v.message())})
 		}

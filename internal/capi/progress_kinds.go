@@ -58,8 +58,7 @@ func lacksGeneration(u *unstructured.Unstructured) bool {
 	case IsInfraCluster(gk), IsIPPool(gk), gk.Kind == "IPAddressClaim" && IsIPAM(gk), IsClusterClass(gk):
 		return true
 	case IsCluster(gk):
-		_, topology, _ := unstructured.NestedFieldNoCopy(u.Object, "spec", "topology")
-		return topology
+		return hasTopology(u)
 	case IsControlPlane(gk), inGroup(gk, "bootstrap"):
 		_, reports := count(u, "status", "observedGeneration")
 		return !reports && judgeOf(gk) != nil
@@ -82,7 +81,7 @@ func judgeCluster(o *overlay, u *unstructured.Unstructured, v *verdict) {
 	// of one that is made of Machines of Git's or is managed elsewhere; and without both
 	// references Available stays Unknown (cluster-api v1.14 core/reconcilers/cluster,
 	// reconcileControlPlane, setControlPlaneAvailableCondition).
-	_, topology, _ := unstructured.NestedFieldNoCopy(u.Object, "spec", "topology")
+	topology := hasTopology(u)
 	_, controlPlane := reference(u, "spec", "controlPlaneRef")
 	_, infrastructure := reference(u, "spec", "infrastructureRef")
 	status := []string{"status"}
@@ -115,6 +114,11 @@ func judgeCluster(o *overlay, u *unstructured.Unstructured, v *verdict) {
 		if c := conditionOf(u, clusterv1.ClusterTopologyReconciledCondition); c.True() && c.generation != 0 && c.generation < u.GetGeneration() {
 			v.add(own, "waits for its topology to be reconciled")
 		}
+		// Workers may be of pools, of which there are no Machines.
+		want, _ := desiredOf(u, RoleControlPlane)
+		if n := o.doneOf(u, RoleControlPlane); n > 0 && n < want {
+			v.add(derived, "%d of %d machines of its control plane are done", n, want)
+		}
 	}
 	for _, role := range []string{"controlPlane", "workers"} {
 		of := func(counter string) []string { return slices.Concat(status, []string{role, counter}) }
@@ -136,12 +140,22 @@ func judgeCluster(o *overlay, u *unstructured.Unstructured, v *verdict) {
 	}
 }
 
+// doneOf counts the Machines of a Cluster that are done.
+func (o *overlay) doneOf(cluster *unstructured.Unstructured, role Role) (n int64) {
+	for _, m := range o.machines {
+		if m.Role == role && ClusterID(m.Namespace, m.Cluster) == object.IDOf(cluster) && m.Done() {
+			n++
+		}
+	}
+	return n
+}
+
 // standalone tells whether a Cluster has workers that belong to no MachineDeployment or
 // MachinePool: of those nobody says that they are up to date, and the Cluster doesn't count
 // them (cluster-api v1.14 core/reconcilers/machine, setUpToDateCondition).
 func (o *overlay) standalone(cluster *unstructured.Unstructured) bool {
 	for _, m := range o.machines {
-		if m.Role == RoleWorker && m.Cluster == cluster.GetName() && m.Namespace == cluster.GetNamespace() &&
+		if m.Role == RoleWorker && ClusterID(m.Namespace, m.Cluster) == object.IDOf(cluster) &&
 			conditionOf(m.u, clusterv1.MachineUpToDateCondition) == nil {
 			return true
 		}

@@ -103,6 +103,15 @@ func TestProgressOfOtherProviders(t *testing.T) {
 		}, v1alpha1.PhaseConverged, ""},
 
 		{"a topology", "kubeadm-converged", func(f *fixture) { topology(f, 0) }, v1alpha1.PhaseConverged, ""},
+		{"a topology that lacks a machine", "kubeadm-converged", func(f *fixture) {
+			topology(f, 0)
+			for _, u := range f.of("Machine") {
+				if _, controlPlane := u.GetLabels()["cluster.x-k8s.io/control-plane"]; controlPlane {
+					remove(f, u)
+					return
+				}
+			}
+		}, v1alpha1.PhaseProgressing, "control plane 2 of 3, 1 not made yet"},
 		{"a topology that was not looked at since", "kubeadm-converged", func(f *fixture) { topology(f, -1) },
 			v1alpha1.PhaseProgressing, "waits for its topology to be reconciled"},
 		{"a topology of another version than its machines", "kubeadm-converged", func(f *fixture) {

@@ -57,18 +57,49 @@ func int32Of(n int64) int32 { return int32(max(0, min(n, 1<<30))) } //nolint:gos
 // desired is how many machines of a role are declared.
 func (o *overlay) desired(role Role) int64 {
 	var n int64
+	declared := map[*unstructured.Unstructured]int64{} // by Cluster
 	for _, d := range o.declared {
 		if live := o.Live[d.ID]; live != nil && !d.Leaving {
-			n += o.wants(d.ID, live, role)
+			want := o.wants(d.ID, live, role)
+			n += want
+			declared[o.cluster(live)] += want
 		}
 	}
 	// What is neither declared nor stray belongs to somebody who knows how many.
+	others := map[object.ID]int64{} // by Cluster
 	for _, m := range o.machines {
 		if m.Role == role && m.Owner == (object.ID{}) && !m.stray && !m.Leaving {
-			n++
+			others[ClusterID(m.Namespace, m.Cluster)]++
 		}
 	}
+	for _, d := range o.declared {
+		if live := o.Live[d.ID]; live != nil && !d.Leaving && live.GetDeletionTimestamp() == nil && hasTopology(live) {
+			if all, known := desiredOf(live, role); known {
+				others[d.ID] = max(0, all-declared[live])
+			}
+		}
+	}
+	for _, each := range others {
+		n += each
+	}
 	return n
+}
+
+// hasTopology tells whether an object is a Cluster that is made of a ClusterClass.
+func hasTopology(u *unstructured.Unstructured) bool {
+	_, topology, _ := unstructured.NestedFieldNoCopy(u.Object, "spec", "topology")
+	return topology && IsCluster(u.GroupVersionKind().GroupKind())
+}
+
+// desiredOf is how many machines of a role a Cluster says are wanted.
+func desiredOf(cluster *unstructured.Unstructured, role Role) (int64, bool) {
+	field := map[Role]string{RoleControlPlane: "controlPlane", RoleWorker: "workers"}[role]
+	for _, path := range [][]string{{"status", field, "desiredReplicas"}, {"status", "v1beta2", field, "desiredReplicas"}} {
+		if n, known := count(cluster, path...); known {
+			return n, true
+		}
+	}
+	return 0, false
 }
 
 // wants is how many machines of a role a declared object wants.
