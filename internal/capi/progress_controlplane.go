@@ -306,7 +306,7 @@ func judgeContract(o *overlay, u *unstructured.Unstructured, v *verdict) {
 		}
 		v.replicas(u, 0, []string{"status", "unavailableReplicas"})
 	}
-	if nested(u, "status", "version") != "" {
+	if _, several, _ := unstructured.NestedFieldNoCopy(u.Object, "status", "versions"); several || nested(u, "status", "version") != "" {
 		v.versions(u)
 	}
 	v.mayBe(own, u, clusterv1.ReadyCondition, clusterv1.AvailableCondition)

@@ -35,6 +35,21 @@ func TestProgressOfOtherProviders(t *testing.T) {
 		{"of which another minor version is declared", "kubeadm-converged", func(f *fixture) {
 			managed(f, map[string]any{"version": "v1.3"}, map[string]any{"ready": true, "initialized": true, "version": "v1.33.1"})
 		}, v1alpha1.PhaseProgressing, "status.version is v1.33.1 instead of v1.3"},
+		{"that has nodes of several versions", "kubeadm-converged", func(f *fixture) {
+			managed(f, map[string]any{"version": "v1.33.1"}, map[string]any{
+				"initialization": map[string]any{"controlPlaneInitialized": true}, "versions": []any{map[string]any{"version": "v1.32.9"}},
+			})
+		}, v1alpha1.PhaseProgressing, "has machines of version v1.32.9"},
+		{"an address for a paused Cluster", "kubeadm-converged", func(f *fixture) {
+			put(cluster(f), "spec.paused", true)
+			claim := &unstructured.Unstructured{Object: map[string]any{
+				"apiVersion": "ipam.cluster.x-k8s.io/v1beta2", "kind": "IPAddressClaim",
+				"metadata": map[string]any{"name": "address", "namespace": cluster(f).GetNamespace()},
+				"spec":     map[string]any{"clusterName": cluster(f).GetName()},
+			}}
+			f.Live[object.IDOf(claim)] = claim
+			f.Declared = append(f.Declared, Declared{ID: object.IDOf(claim)})
+		}, v1alpha1.PhaseWaiting, "IPAddressClaim address: Waiting its Cluster is paused"},
 		{"that is not ready", "kubeadm-converged", func(f *fixture) {
 			managed(f, map[string]any{}, map[string]any{"ready": false, "initialized": true})
 		}, v1alpha1.PhaseProgressing, "status.ready is not true yet"},

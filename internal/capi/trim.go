@@ -59,8 +59,10 @@ func trimSpec(u *unstructured.Unstructured) {
 		return
 	}
 	switch {
-	case IsTemplate(gk), IsClusterClass(gk), IsIPAM(gk):
+	case IsTemplate(gk), IsClusterClass(gk):
 		delete(u.Object, "spec")
+	case IsIPAM(gk):
+		keepOnly(spec, "clusterName", "paused")
 	case gk.Kind == "TalosConfig" && inGroup(gk, "bootstrap"):
 		u.Object["spec"] = map[string]any{digestKey: talosDigest(u, "spec")}
 	case inGroup(gk, "bootstrap"):
