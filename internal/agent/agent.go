@@ -140,7 +140,7 @@ func Setup(ctx context.Context, mgr manager.Manager, opts Options) error {
 		return fmt.Errorf("index overlays by Fleet: %w", err)
 	}
 	s := &setup{Options: opts, mgr: mgr, applier: applier, metrics: metrics, queue: &objectQueue{}, syncs: &objectQueue{}, reports: &objectQueue{}, pulls: &lateQueue[pullRequest]{}, checked: newCheckedPulls()}
-	s.progress = &objectQueue{}
+	s.progress, s.counts = &objectQueue{}, &objectQueue{}
 	s.objects, err = live.New(live.Options{
 		Config: mgr.GetConfig(), Mapper: mgr.GetRESTMapper(), Failed: metrics.unwatched, Log: opts.Log.WithName("live"),
 		Changed: func(overlay types.NamespacedName) { s.progress.addAfter(overlay, progressPause) },
@@ -167,7 +167,7 @@ func Setup(ctx context.Context, mgr manager.Manager, opts Options) error {
 	}
 	s.replan = func(*v1alpha1.Fleet) {}
 	s.board = newBoard(s.queue.add)
-	s.board.settled = s.reports.add
+	s.board.settled = s.known
 	return errors.Join(s.hooks(), s.fleets(), s.overlays(), s.summaries(), s.tellForges(), s.pullRequests())
 }
 
@@ -185,6 +185,8 @@ type setup struct {
 	// queue takes overlays, syncs takes fleets whose repository is to be looked at, reports
 	// those whose forge is to be told something.
 	queue, syncs, reports *objectQueue
+	// counts takes fleets whose overlays are to be summed up.
+	counts *objectQueue
 	// progress takes overlays whose live objects may look different now.
 	progress *objectQueue
 	objects  *live.Objects
@@ -208,7 +210,7 @@ func (s *setup) fleets() error {
 		scan:    s.scan,
 		mirrors: s.mirrors,
 		values:  s.values,
-		key:     s.key, board: s.board, enqueue: s.queue.add, report: s.reports.add, replan: func(f *v1alpha1.Fleet) { s.replan(f) },
+		key:     s.key, board: s.board, enqueue: s.queue.add, report: s.known, replan: func(f *v1alpha1.Fleet) { s.replan(f) },
 		recorder: s.recorder(), metrics: s.metrics, clock: s.Clock,
 		jitter: s.jitter,
 	}
@@ -241,6 +243,7 @@ func (s *setup) overlays() error {
 	}
 	progress := &progressReconciler{overlayReconciler: r}
 	if err := builder.ControllerManagedBy(s.mgr).Named("progress").
+		Watches(&v1alpha1.ClusterOverlay{}, &handler.EnqueueRequestForObject{}, builder.WithPredicates(comes)). // all, at the start
 		WatchesRawSource(s.progress).
 		WithOptions(controller.Options{MaxConcurrentReconciles: s.OverlayWorkers, RateLimiter: s.backoff()}).
 		Complete(progress); err != nil {
@@ -258,11 +261,19 @@ func (s *setup) overlays() error {
 		Complete(r)
 }
 
+// known has those look at a Fleet to whom it matters which overlays its newest commit
+// touches: that may have become known without any of them changing.
+func (s *setup) known(fleet types.NamespacedName) {
+	s.reports.add(fleet)
+	s.counts.add(fleet)
+}
+
 // summaries sets the summary reconciler up.
 func (s *setup) summaries() error {
 	return ctrl.NewControllerManagedBy(s.mgr).Named("summary").
 		For(&v1alpha1.Fleet{}).
 		Watches(&v1alpha1.ClusterOverlay{}, soon()).
+		WatchesRawSource(s.counts).
 		WithOptions(controller.Options{RateLimiter: s.backoff()}).
 		Complete(&summaryReconciler{client: s.mgr.GetClient(), reader: s.mgr.GetAPIReader(), board: s.board})
 }
@@ -429,6 +440,13 @@ var comesOrGoes = predicate.Funcs{
 		return !e.IsInInitialList && len(e.Object.GetFinalizers()) == 0
 	},
 	DeleteFunc:  func(event.DeleteEvent) bool { return true },
+	UpdateFunc:  func(event.UpdateEvent) bool { return false },
+	GenericFunc: func(event.GenericEvent) bool { return false },
+}
+
+// comes lets through each overlay once.
+var comes = predicate.Funcs{
+	DeleteFunc:  func(event.DeleteEvent) bool { return false },
 	UpdateFunc:  func(event.UpdateEvent) bool { return false },
 	GenericFunc: func(event.GenericEvent) bool { return false },
 }

@@ -163,7 +163,7 @@ func (run *overlayRun) recordOutcomes(report apply.Report) {
 	for _, o := range report.Outcomes {
 		if attempted(o.Action) {
 			outcome := inventory.Outcome{Ref: o.Ref, Digest: digests[o.ID], Applied: o.Err == nil}
-			if o.After != nil {
+			if o.After != nil && o.Action != apply.ActionSkipped { // else a dry-run made it up
 				outcome.Generation = o.After.GetGeneration()
 			}
 			outcomes = append(outcomes, outcome)
@@ -185,6 +185,7 @@ func attempted(action apply.Action) bool {
 
 // applied records that the API server has accepted everything.
 func (run *overlayRun) applied(summary string) {
+	run.accepted = true
 	run.handled()
 	if run.status.AppliedRevision != run.status.DesiredRevision || run.status.RenderDigest != run.built.Digest {
 		run.supersede()

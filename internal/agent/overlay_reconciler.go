@@ -74,6 +74,7 @@ type overlayRun struct {
 	built     *planner.Built     // what the overlay renders, nil if it was not rendered now
 	rendering *rendering         // what is known of the render at this view
 	shared    map[object.ID]bool // Namespaces that other overlays render too
+	accepted  bool               // the API server has accepted everything in this round
 	halt      string             // why nothing may be written to the overlay's objects now
 	events    []notice
 	lags      []func() // observations to be made once the status is recorded

@@ -135,7 +135,7 @@ func (run *overlayRun) hasConverged() bool {
 
 // outcome notes what the progress means for the revision that is applied.
 func (run *overlayRun) outcome(now time.Time) {
-	if !meta.IsStatusConditionTrue(run.status.Conditions, v1alpha1.AppliedCondition) || run.status.AppliedRevision == "" {
+	if !meta.IsStatusConditionTrue(run.status.Conditions, v1alpha1.AppliedCondition) || run.status.AppliedRevision == "" || run.halfway() {
 		return // what is live is a mixture
 	}
 	var last *v1alpha1.HistoryEntry
@@ -168,6 +168,13 @@ func (run *overlayRun) outcome(now time.Time) {
 	case last != nil && last.Outcome == v1alpha1.OutcomeStalled && p.Phase != v1alpha1.PhaseStalled && p.Phase != v1alpha1.PhaseUnknown:
 		last.Outcome = v1alpha1.OutcomeApplied
 	}
+}
+
+// halfway reports whether something else is being applied, as far as that is on record: it
+// may have been sent already, in part, by an agent that was killed.
+func (run *overlayRun) halfway() bool {
+	ready := meta.FindStatusCondition(run.status.Conditions, v1alpha1.ReadyCondition)
+	return !run.accepted && ready != nil && ready.Reason == v1alpha1.ApplyingReason
 }
 
 // lag has the time since a change came into Git observed once it is recorded.

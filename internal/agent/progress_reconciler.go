@@ -7,6 +7,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/types"
 	ctrl "sigs.k8s.io/controller-runtime"
@@ -62,10 +63,7 @@ func (r *progressReconciler) Reconcile(ctx context.Context, req ctrl.Request) (c
 		run.rendering = r.board.rendering(run.fleetName, overlay.Spec.Path, run.view)
 		run.summarise()
 	} else if len(run.status.Conditions) > 0 {
-		// There is no Fleet, or Git has not been read since the start: what else is on
-		// record stands.
-		c := convergence(&run.status)
-		run.condition(v1alpha1.ConvergedCondition, c.Status, c.Reason, c.Message)
+		run.summariseOnRecord()
 	}
 	if onlyWords(&overlay.Status, &run.status) {
 		if wait := wordsPause - r.clock.Since(r.written.at(req.NamespacedName)); wait > 0 {
@@ -81,6 +79,24 @@ func (r *progressReconciler) Reconcile(ctx context.Context, req ctrl.Request) (c
 	}
 	run.announce()
 	return ctrl.Result{RequeueAfter: recheck}, nil
+}
+
+// summariseOnRecord is summarise when there is no Fleet, or Git has not been read since
+// the start. What else is on record stands.
+func (run *overlayRun) summariseOnRecord() {
+	reason := ""
+	if ready := meta.FindStatusCondition(run.status.Conditions, v1alpha1.ReadyCondition); ready != nil {
+		reason = ready.Reason
+	}
+	if reason == v1alpha1.ApplyingReason {
+		return // how far that came isn't known
+	}
+	c := convergence(&run.status)
+	run.condition(v1alpha1.ConvergedCondition, c.Status, c.Reason, c.Message)
+	if reason != v1alpha1.SuspendedReason && reason != v1alpha1.FleetNotFoundReason {
+		c = readiness(run.status.Conditions)
+		run.condition(v1alpha1.ReadyCondition, c.Status, c.Reason, c.Message)
+	}
 }
 
 // onlyWords reports whether two statuses differ, and only in what progress says in

@@ -344,3 +344,28 @@ spec: {generateType: worker, strategicPatches: ["machine: {token: hunter2}"]}}`)
 		t.Errorf("a Machine is made of %v", gks)
 	}
 }
+
+// A list that succeeds doesn't hide that nothing can be watched: what is known is old.
+func TestListedOnly(t *testing.T) {
+	user := env.Namespace(t) + "-live"
+	b := newBed(t, env.Restricted(t, user, "", rbacv1.PolicyRule{
+		APIGroups: []string{"cluster.x-k8s.io"}, Resources: []string{"clusters", "machines", "machinesets"}, Verbs: []string{"list"},
+	}))
+	u := b.create(cluster)
+	b.objects.Declare(b.overlay, []v1alpha1.ObjectReference{ref(u)})
+	b.Eventually(func() string { return b.objects.Look(b.overlay).Failing }).Should(gomega.ContainSubstring("forbidden"))
+	b.Consistently(func() string { return b.objects.Look(b.overlay).Failing }, "3s").ShouldNot(gomega.BeEmpty())
+}
+
+// An overlay without anything to watch is known at once: nobody would tell of it later.
+func TestNothingToWatch(t *testing.T) {
+	o, err := live.New(live.Options{Config: env.Config("x"), Mapper: restmapper.NewDiscoveryRESTMapper(nil), Changed: func(types.NamespacedName) {}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	overlay := types.NamespacedName{Namespace: "a", Name: "b"}
+	o.Declare(overlay, []v1alpha1.ObjectReference{{Version: "v1", Kind: "ConfigMap", Namespace: "a", Name: "x"}})
+	if view := o.Look(overlay); !view.Complete {
+		t.Error("not complete before the start")
+	}
+}

@@ -250,7 +250,7 @@ func (o *Objects) Look(overlay types.NamespacedName) View {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	d := o.overlays[overlay]
-	v := View{Live: make(map[object.ID]*unstructured.Unstructured, len(d.ids)), Complete: o.started != nil}
+	v := View{Live: make(map[object.ID]*unstructured.Unstructured, len(d.ids)), Complete: true}
 	used := map[source]bool{}
 	for id, s := range d.ids {
 		used[s] = true

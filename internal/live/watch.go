@@ -87,7 +87,9 @@ func (w *watch) inform(resource schema.GroupVersionResource) (cache.SharedIndexI
 		ListWithContextFunc: func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {
 			o.LabelSelector = selector
 			list, err := client.List(ctx, o)
-			w.heard(ctx, err)
+			if err != nil { // else the watch that follows says whether all is well
+				w.heard(ctx, err)
+			}
 			return list, err
 		},
 		WatchFuncWithContext: func(ctx context.Context, o metav1.ListOptions) (watchapi.Interface, error) {
