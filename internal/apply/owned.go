@@ -98,7 +98,7 @@ func (a *Applier) labelled(ctx context.Context, match map[string]string, also []
 		group.Go(func() error {
 			some, err := a.listAllowed(ctx, k, namespaces, selector)
 			if isForbidden(err) && !needed[k.GroupKind()] && !capi.IsFamily(k.GroupKind()) {
-				a.log.Info("a kind is left out of the inventory: no right to list it", "kind", k.GroupKind().String())
+				a.log.V(1).Info("a kind is left out of the inventory: no right to list it", "kind", k.GroupKind().String())
 				return nil
 			}
 			if err != nil {
