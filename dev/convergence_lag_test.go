@@ -101,5 +101,6 @@ func (b *lateBody) Close() error {
 func TestConvergenceLags(t *testing.T) {
 	t.Parallel()
 	c := converging(t, "conv-la", "dev", extra{published: func(c *convergence, x *extra) { x.kubeconfig = laggingServer(c.env, lag) }})
+	c.slow = true
 	c.walk([]step{controlPlaneBump, nothing, workersUp})
 }
