@@ -11,6 +11,7 @@ import (
 	"k8s.io/utils/clock"
 
 	"capstan.dev/capstan/internal/apply"
+	"capstan.dev/capstan/internal/capi"
 	"capstan.dev/capstan/internal/forge"
 	"capstan.dev/capstan/internal/source"
 )
@@ -99,6 +100,14 @@ func newMetrics(registerer prometheus.Registerer, c clock.PassiveClock) (*metric
 		}, []string{"group", "kind"}),
 	}
 	m.remaining.Set(-1)
+	// What has not happened yet is 0, and a rate knows of the first time.
+	for _, durations := range []*prometheus.HistogramVec{m.renders, m.applies, m.plans} {
+		durations.WithLabelValues("success")
+		durations.WithLabelValues("failure")
+	}
+	for _, kind := range capi.MachineKinds() {
+		m.watchErrors.WithLabelValues(kind.Group, kind.Kind)
+	}
 	var errs []error
 	for _, c := range []prometheus.Collector{
 		m.syncs, m.fetches, m.lsRemotes, m.lastSync, m.revision, m.renders, m.applies, m.plans, m.objects, m.deletes,
@@ -130,6 +139,11 @@ func (m *metrics) asked(operation string, outcome forge.ErrorKind, remaining int
 // owed counts the commit statuses that a Fleet's forge has not taken yet.
 func (m *metrics) owed(fleet types.NamespacedName, statuses int) {
 	m.queue.WithLabelValues(fleet.Namespace, fleet.Name).Set(float64(statuses))
+}
+
+// owesNothing drops the count of a Fleet whose forge is told nothing any more.
+func (m *metrics) owesNothing(fleet types.NamespacedName) {
+	m.queue.DeleteLabelValues(fleet.Namespace, fleet.Name)
 }
 
 func (m *metrics) observed(fleet types.NamespacedName, revision string) {

@@ -15,6 +15,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"capstan.dev/capstan/api/v1alpha1"
+	"capstan.dev/capstan/internal/apply"
 )
 
 // listed is what a cache lists.
@@ -142,6 +143,27 @@ func TestCardinality(t *testing.T) {
 		if name := fmt.Sprintf("capstan_overlay_state fleet=fleet namespace=capstan overlay=fleet-c%04d state=Stalled", i); got[name] != 1 {
 			t.Errorf("left out: %s", name)
 		}
+	}
+}
+
+// A forge that is told nothing any more is owed nothing, and an apply that was refused in
+// part has not succeeded.
+func TestOutcomes(t *testing.T) {
+	registry := prometheus.NewRegistry()
+	m, err := newMetrics(registry, clocktesting.NewFakePassiveClock(time.Now()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	m.owed(testFleet, 3)
+	m.owesNothing(testFleet)
+	for name := range series(t, registry) {
+		if strings.HasPrefix(name, "capstan_forge_queue") {
+			t.Errorf("still there: %s", name)
+		}
+	}
+	report := apply.Report{Outcomes: []apply.Outcome{{Action: apply.ActionFailed, Err: &apply.Error{}}}}
+	if refused(report, nil) == nil || refused(apply.Report{Halted: &apply.Error{}}, nil) == nil || refused(apply.Report{}, nil) != nil {
+		t.Error("what is refused counts as done")
 	}
 }
 

@@ -144,6 +144,7 @@ func TestReconcileRequest(t *testing.T) {
 	w.fleet()
 	w.start()
 	w.untilApplied(first, "clusters/a")
+	w.untilFleetApplied(first)
 	w.delete("Secret", "-a/credentials")
 	w.patch("ConfigMap", "-a/settings", "kubectl-edit", `{"data":{"v":"edited"}}`)
 	w.patch("MachineDeployment", "-a/workers", "manager", `{"status":{"replicas":2}}`)

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -102,7 +103,11 @@ func (run *overlayRun) send(ctx context.Context, ids []object.ID, known map[obje
 	req := run.built.Request(run.owner())
 	req.Objects, req.Known, req.ReadAll = run.built.Pick(ids), known, run.requested
 	done := run.metrics.applying()
-	defer func() { done(err) }()
+	defer func() {
+		if !errors.Is(err, errStop) { // it is only too early
+			done(refused(report, err))
+		}
+	}()
 	report, err = applier.Apply(ctx, req)
 	if err != nil || report.Halted != nil {
 		return report, err
@@ -133,6 +138,16 @@ func (run *overlayRun) send(ctx context.Context, ids []object.ID, known map[obje
 		run.wakeFormer(from)
 	}
 	return report, err
+}
+
+// refused is what kept a part of an apply from being done.
+func refused(report apply.Report, err error) error {
+	if failures := report.Errors(); err == nil && report.Halted != nil {
+		return report.Halted
+	} else if err == nil && len(failures) > 0 {
+		return failures[0]
+	}
+	return err
 }
 
 // lacks reports whether something is missing that the overlay renders but had no

@@ -56,6 +56,7 @@ func (r *reportReconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctr
 	}
 	if !fleet.DeletionTimestamp.IsZero() || fleet.Spec.Forge == nil || fleet.Spec.Forge.SecretRef == nil {
 		r.forges.drop(req.NamespacedName)
+		r.metrics.owesNothing(req.NamespacedName)
 		return ctrl.Result{}, r.silent(ctx, &fleet)
 	}
 	with := fmt.Sprint(fleet.Generation, " ", r.forges.version(ctx, &fleet))

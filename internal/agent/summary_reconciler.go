@@ -52,11 +52,11 @@ func reached(f *v1alpha1.Fleet, overlays []v1alpha1.ClusterOverlay) {
 	every := func(has func(*v1alpha1.ClusterOverlay) bool) bool {
 		return !slices.ContainsFunc(overlays, func(o v1alpha1.ClusterOverlay) bool { return !has(&o) })
 	}
-	if every(isApplied) {
+	if every(isAccepted) {
 		f.Status.AppliedRevision = f.Status.ObservedRevision
 	}
 	if every(func(o *v1alpha1.ClusterOverlay) bool {
-		return isApplied(o) && o.Status.ConvergedRevision == o.Status.DesiredRevision
+		return isAccepted(o) && o.Status.ConvergedRevision == o.Status.DesiredRevision
 	}) {
 		f.Status.ConvergedRevision = f.Status.ObservedRevision
 	}
@@ -65,6 +65,14 @@ func reached(f *v1alpha1.Fleet, overlays []v1alpha1.ClusterOverlay) {
 // isApplied reports whether the API server has accepted what is desired.
 func isApplied(o *v1alpha1.ClusterOverlay) bool {
 	return o.Status.AppliedRevision != "" && o.Status.AppliedRevision == o.Status.DesiredRevision
+}
+
+// isAccepted is isApplied, unless the same commit is to be applied with other values, and
+// isn't yet.
+func isAccepted(o *v1alpha1.ClusterOverlay) bool {
+	ready := meta.FindStatusCondition(o.Status.Conditions, v1alpha1.ReadyCondition)
+	return isApplied(o) && meta.IsStatusConditionTrue(o.Status.Conditions, v1alpha1.AppliedCondition) &&
+		(ready == nil || ready.Reason != v1alpha1.ApplyingReason)
 }
 
 // Count counts overlays by state.

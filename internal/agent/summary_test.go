@@ -36,3 +36,27 @@ func TestFleetReadiness(t *testing.T) {
 		}
 	}
 }
+
+// What isn't accepted has not been reached by the Fleet, though it was at the same commit.
+func TestReached(t *testing.T) {
+	overlay := func(applied metav1.ConditionStatus, ready string) v1alpha1.ClusterOverlay {
+		o := v1alpha1.ClusterOverlay{Status: v1alpha1.ClusterOverlayStatus{DesiredRevision: "1", AppliedRevision: "1", ConvergedRevision: "1"}}
+		setCondition(&o.Status.Conditions, 1, v1alpha1.AppliedCondition, applied, v1alpha1.SucceededReason, "")
+		setCondition(&o.Status.Conditions, 1, v1alpha1.ReadyCondition, metav1.ConditionUnknown, ready, "")
+		return o
+	}
+	for want, o := range map[string]v1alpha1.ClusterOverlay{
+		"2": overlay(metav1.ConditionTrue, v1alpha1.ConvergedReason),
+		"":  overlay(metav1.ConditionFalse, v1alpha1.InvalidReason),
+	} {
+		f := v1alpha1.Fleet{Status: v1alpha1.FleetStatus{ObservedRevision: "2"}}
+		reached(&f, []v1alpha1.ClusterOverlay{o})
+		if f.Status.AppliedRevision != want || f.Status.ConvergedRevision != want {
+			t.Errorf("applied %q, converged %q, want %q", f.Status.AppliedRevision, f.Status.ConvergedRevision, want)
+		}
+	}
+	f, o := v1alpha1.Fleet{Status: v1alpha1.FleetStatus{ObservedRevision: "2"}}, overlay(metav1.ConditionTrue, v1alpha1.ApplyingReason)
+	if reached(&f, []v1alpha1.ClusterOverlay{o}); f.Status.AppliedRevision != "" {
+		t.Error("other values are not applied yet")
+	}
+}

@@ -108,7 +108,8 @@ func machines(o *v1alpha1.ClusterOverlay, ready metav1.Condition) (State, string
 	c := condition(o, v1alpha1.ConvergedCondition)
 	why, counts := first(c.Message), ""
 	if p := o.Status.Progress; p != nil {
-		why, counts = cmp.Or(why, first(p.Message)), counted(p)
+		why = cmp.Or(why, first(p.Message))
+		counts = counted(p, why)
 	}
 	switch {
 	case ready.Reason == v1alpha1.ApplyingReason:
@@ -130,8 +131,9 @@ func machines(o *v1alpha1.ClusterOverlay, ready metav1.Condition) (State, string
 	}
 }
 
-// counted says how many machines are there, and of which role some are missing.
-func counted(p *v1alpha1.Progress) string {
+// counted says how many machines are there, and of which role some are missing, unless
+// the text that follows says that.
+func counted(p *v1alpha1.Progress, why string) string {
 	desired := p.ControlPlane.Desired + p.Workers.Desired
 	if desired == 0 {
 		return ""
@@ -145,8 +147,9 @@ func counted(p *v1alpha1.Progress) string {
 		name string
 		v1alpha1.MachineCounts
 	}{{"control plane", p.ControlPlane}, {"workers", p.Workers}} {
-		if role.Done < role.Desired {
-			missing = append(missing, fmt.Sprintf("%s %d of %d", role.name, role.Done, role.Desired))
+		text := fmt.Sprintf("%s %d of %d", role.name, role.Done, role.Desired)
+		if role.Done < role.Desired && !strings.Contains(why, text) {
+			missing = append(missing, text)
 		}
 	}
 	return join("; ", text, strings.Join(missing, ", "))

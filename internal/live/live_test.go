@@ -345,6 +345,24 @@ spec: {generateType: worker, strategicPatches: ["machine: {token: hunter2}"]}}`)
 	}
 }
 
+// What another overlay's Machines are made of may not be watchable; that hides nothing here.
+func TestOthersKind(t *testing.T) {
+	b := newBed(t, env.Config("live-"+t.Name()))
+	u := b.create(cluster)
+	other := b.create(strings.NewReplacer("name: a,", "name: b,", "fleet-a", "fleet-b").Replace(cluster))
+	of := types.NamespacedName{Namespace: b.ns, Name: "fleet-b"}
+	b.objects.Declare(b.overlay, []v1alpha1.ObjectReference{ref(u)})
+	b.objects.Declare(of, []v1alpha1.ObjectReference{ref(other)})
+	b.create(strings.Replace(machine("m1", "b"), "ProxmoxMachine", "NoSuchMachine", 1))
+	b.Eventually(func() string { return b.objects.Look(of).Failing }).Should(gomega.ContainSubstring("NoSuchMachine"))
+	if view := b.objects.Look(of); view.Complete {
+		t.Error("it is unknown, and called complete")
+	}
+	if view := b.objects.Look(b.overlay); !view.Complete || view.Failing != "" {
+		t.Errorf("hidden by another: complete %t, %s", view.Complete, view.Failing)
+	}
+}
+
 // A list that succeeds doesn't hide that nothing can be watched: what is known is old.
 func TestListedOnly(t *testing.T) {
 	user := env.Namespace(t) + "-live"

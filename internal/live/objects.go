@@ -261,9 +261,20 @@ func (o *Objects) Look(overlay types.NamespacedName) View {
 	if len(d.clusters) > 0 {
 		for s, w := range o.watches {
 			if s.made {
-				used[s] = true
 				for _, c := range d.clusters {
 					v.Made = append(v.Made, w.ofCluster(c)...)
+				}
+			}
+		}
+		// Of the kinds that Machines are made of those matter that its own are: one of another
+		// overlay that can't be watched doesn't hide this one.
+		for _, kind := range capi.MachineKinds() {
+			used[made(kind)] = true
+		}
+		for _, u := range v.Made {
+			if capi.IsMachine(u.GroupVersionKind().GroupKind()) {
+				for _, kind := range capi.MadeOf(u) {
+					used[made(kind)] = true
 				}
 			}
 		}
@@ -271,6 +282,10 @@ func (o *Objects) Look(overlay types.NamespacedName) View {
 	var failing []string
 	for s := range used {
 		w := o.watches[s]
+		if w == nil { // of a Machine that is seen just now
+			v.Complete = false
+			continue
+		}
 		v.Complete = v.Complete && w.synced()
 		if why := w.failing(o.Clock.Now(), o.Patience); why != "" {
 			failing = append(failing, why)
