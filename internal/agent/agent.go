@@ -243,7 +243,8 @@ func (s *setup) overlays() error {
 	}
 	progress := &progressReconciler{overlayReconciler: r}
 	if err := builder.ControllerManagedBy(s.mgr).Named("progress").
-		Watches(&v1alpha1.ClusterOverlay{}, &handler.EnqueueRequestForObject{}, builder.WithPredicates(comes)). // all, at the start
+		Watches(&v1alpha1.ClusterOverlay{}, &handler.EnqueueRequestForObject{}, builder.WithPredicates(comes)).                                       // all, at the start
+		Watches(&v1alpha1.Fleet{}, handler.EnqueueRequestsFromMapFunc(s.overlaysOf), builder.WithPredicates(predicate.GenerationChangedPredicate{})). // spec.stallAfter
 		WatchesRawSource(s.progress).
 		WithOptions(controller.Options{MaxConcurrentReconciles: s.OverlayWorkers, RateLimiter: s.backoff()}).
 		Complete(progress); err != nil {
@@ -331,6 +332,21 @@ func (s *setup) as(namespace, account string) (*apply.Applier, error) {
 		return s.applier, nil
 	}
 	return s.applier.As("system:serviceaccount:" + namespace + ":" + account)
+}
+
+// overlaysOf maps a Fleet to its overlays.
+func (s *setup) overlaysOf(ctx context.Context, fleet client.Object) []reconcile.Request {
+	var overlays v1alpha1.ClusterOverlayList
+	err := s.mgr.GetClient().List(ctx, &overlays, client.InNamespace(fleet.GetNamespace()), client.MatchingFields{fleetIndex: fleet.GetName()}, client.UnsafeDisableDeepCopy)
+	if err != nil {
+		s.Log.Error(err, "list the overlays of a Fleet", "namespace", fleet.GetNamespace(), "fleet", fleet.GetName())
+		return nil // each is looked at when it changes
+	}
+	requests := make([]reconcile.Request, 0, len(overlays.Items))
+	for i := range overlays.Items {
+		requests = append(requests, reconcile.Request{NamespacedName: client.ObjectKeyFromObject(&overlays.Items[i])})
+	}
+	return requests
 }
 
 func (s *setup) jitter(d time.Duration) time.Duration { return source.Jitter(d, 0.1, s.Random) }

@@ -233,7 +233,8 @@ func (run *overlayRun) supersede() {
 		}
 	}
 	if run.status.AppliedRevision == run.status.DesiredRevision {
-		run.status.DesiredSince = nil // when the values changed isn't known
+		now := metav1.Time{Time: run.clock.Now()}.Rfc3339Copy()
+		run.status.DesiredSince = &now // when the values changed isn't known, but it was before
 	}
 	if len(run.status.History) > 0 && run.status.History[0].Outcome != v1alpha1.OutcomeConverged {
 		run.status.History[0].Outcome = v1alpha1.OutcomeSuperseded

@@ -2,6 +2,7 @@ package agent_test
 
 import (
 	"testing"
+	"time"
 
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -108,4 +109,17 @@ func TestMixtureWithoutGit(t *testing.T) {
 	if meta.IsStatusConditionTrue(o.Status.Conditions, v1alpha1.ConvergedCondition) || o.Status.ConvergedRevision != "" {
 		t.Errorf("success of a mixture: %s", describe(o))
 	}
+}
+
+// A Fleet that is given less patience uses it at once.
+func TestStallAfterEdited(t *testing.T) {
+	w := newWorld(t)
+	first := revision(w.commit(clusterOf("a", "one")))
+	w.fleet()
+	w.start()
+	w.untilApplied(first, "clusters/a")
+	w.patchFleet(func(s *v1alpha1.FleetSpec) { s.StallAfter = metav1.Duration{Duration: time.Second} })
+	w.untilCondition("clusters/a", v1alpha1.ConvergedCondition, v1alpha1.StalledReason, "workers 0 of 2")
+	w.patchFleet(func(s *v1alpha1.FleetSpec) { s.StallAfter = metav1.Duration{Duration: time.Hour} })
+	w.untilCondition("clusters/a", v1alpha1.ConvergedCondition, v1alpha1.ProgressingReason, "workers 0 of 2")
 }
