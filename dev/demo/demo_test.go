@@ -32,8 +32,8 @@ func TestGitea(t *testing.T) {
 	}
 	text := screen.String()
 	for _, want := range []string{
-		`success  capstan/demo                   4 overlays applied`,
-		`success  capstan/demo/clusters/staging  applied`,
+		`success  capstan/demo                   4 overlays converged`,
+		`success  capstan/demo/clusters/staging  converged`,
 		`success  capstan/demo/plan              1 overlay: 0 to create, 1 to update, 0 to delete`,
 		"-   spec.replicas: 2\n    +   spec.replicas: 4",
 		"/demo/fleet/pulls/1\n      the pull request",
