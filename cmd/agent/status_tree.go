@@ -45,7 +45,7 @@ func (t *table) node(n capi.Node, first, rest string, b branches) {
 		is   bool
 		text string
 	}{{n.Blocked, "stuck"}, {n.Leaving, "leaving"}, {n.Outdated, "outdated"}} {
-		if note.is {
+		if note.is && !strings.HasPrefix(n.Message, note.text) { // which says why
 			notes = append(notes, note.text)
 		}
 	}

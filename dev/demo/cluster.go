@@ -90,7 +90,7 @@ func (d *demo) awaitFirstSync(ctx context.Context) error {
 
 // await looks until something is done; what is the state that an error tells of.
 func (d *demo) await(ctx context.Context, failure string, look func(ctx context.Context) (what any, done bool, err error)) error {
-	ctx, cancel := context.WithTimeout(ctx, 2*time.Minute)
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Minute)
 	defer cancel()
 	for {
 		what, done, err := look(ctx)
