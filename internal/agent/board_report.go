@@ -56,16 +56,23 @@ func (o *outlook) current(fleet string, overlays []v1alpha1.ClusterOverlay) bool
 	return o.settled(fleet, overlays)
 }
 
+// fleet returns what is known of a fleet, of which nothing may be known yet. The board is
+// locked.
+func (b *board) fleet(name types.NamespacedName) *fleetBoard {
+	f := b.fleets[name]
+	if f == nil {
+		f = newFleetBoard()
+		b.fleets[name] = f
+	}
+	return f
+}
+
 // observed notes the commit that the tracked ref names, and why it can't be looked
 // at.
 func (b *board) observed(fleet types.NamespacedName, revision source.Revision, problem string) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	f := b.fleets[fleet]
-	if f == nil {
-		f = newFleetBoard()
-		b.fleets[fleet] = f
-	}
+	f := b.fleet(fleet)
 	f.tip, f.problem = revision.Hash, problem
 }
 
@@ -85,12 +92,7 @@ type sightings struct {
 func (b *board) sight(fleet types.NamespacedName, s *source.Snapshot, made, looked, now time.Time) time.Time {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	f := b.fleets[fleet]
-	if f == nil {
-		f = newFleetBoard()
-		b.fleets[fleet] = f
-	}
-	last := &f.sightings
+	last := &b.fleet(fleet).sightings
 	if last.tip != s.Revision.Hash {
 		earliest := last.looked
 		if earliest.IsZero() {

@@ -9,6 +9,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/utils/clock"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -79,8 +80,18 @@ func (c *stateCollector) Collect(to chan<- prometheus.Metric) {
 	if c.reader.List(ctx, &fleets, client.UnsafeDisableDeepCopy) != nil || c.reader.List(ctx, &overlays, client.UnsafeDisableDeepCopy) != nil {
 		return
 	}
+	counts := map[types.NamespacedName]map[State]int{}
+	for i := range overlays.Items {
+		o := &overlays.Items[i]
+		name := types.NamespacedName{Namespace: o.Namespace, Name: o.Spec.FleetRef.Name}
+		if counts[name] == nil {
+			counts[name] = map[State]int{}
+		}
+		counts[name][StateOf(o)]++
+	}
 	for i := range fleets.Items {
-		c.fleet(to, &fleets.Items[i], overlays.Items)
+		f := &fleets.Items[i]
+		c.fleet(to, f, counts[client.ObjectKeyFromObject(f)])
 	}
 	told := c.pick(overlays.Items)
 	for _, o := range told {
@@ -111,13 +122,7 @@ func (c *stateCollector) pick(overlays []v1alpha1.ClusterOverlay) []*v1alpha1.Cl
 	return picked[:c.most]
 }
 
-func (c *stateCollector) fleet(to chan<- prometheus.Metric, f *v1alpha1.Fleet, overlays []v1alpha1.ClusterOverlay) {
-	counts := map[State]int{}
-	for i := range overlays {
-		if o := &overlays[i]; o.Namespace == f.Namespace && o.Spec.FleetRef.Name == f.Name {
-			counts[StateOf(o)]++
-		}
-	}
+func (c *stateCollector) fleet(to chan<- prometheus.Metric, f *v1alpha1.Fleet, counts map[State]int) {
 	for _, state := range States {
 		gauge(to, fleetOverlays, counts[state], f.Namespace, f.Name, string(state))
 	}
