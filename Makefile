@@ -1,6 +1,6 @@
 # Everything here works on a machine with only Go, git and make. The first run builds
-# the parts of Kubernetes, etcd and, for tests, Gitea and Prometheus from their Go modules
-# (about 8 minutes on two cores, 4 for Gitea and 3 for Prometheus) and keeps them in bin/.
+# the parts of Kubernetes, etcd and, for tests, Gitea, Helm and Prometheus from their Go
+# modules (about 8 minutes on two cores, 4 for Gitea, 4 for Helm and 3 for Prometheus) and keeps them in bin/.
 # Set KUBEBUILDER_ASSETS to a folder with kube-apiserver and etcd to use those instead;
 # what that folder lacks besides is built as well.
 
@@ -57,14 +57,14 @@ devcluster: assets ## Build bin/devcluster, a Cluster API management cluster wit
 	@cd dev && go build -o ../bin/.devcluster.tmp.$$$$ ./cmd/devcluster && mv ../bin/.devcluster.tmp.$$$$ ../bin/devcluster
 
 .PHONY: test
-test: assets gitea prometheus ## Vet and test everything; the race detector on what needs no API server and no Gitea
+test: assets gitea helm prometheus ## Vet and test everything; the race detector on what needs no API server and no Gitea
 	@hack/test.sh
 
 .PHONY: check
 check: verify lint test-race ## All that a change must pass: verify, lint, and test with the race detector everywhere
 
 .PHONY: test-race
-test-race: assets gitea prometheus
+test-race: assets gitea helm prometheus
 	@hack/test.sh --race-all
 
 .PHONY: bench
