@@ -62,6 +62,11 @@ type ClusterOverlaySpec struct {
 	//
 	// +optional
 	Suspend bool `json:"suspend,omitempty"`
+
+	// Drift overrides what the Fleet says about drift.
+	//
+	// +optional
+	Drift OverlayDriftSpec `json:"drift,omitzero"`
 }
 
 // ClusterOverlayStatus is what the agent knows of an overlay. Together with Git
@@ -129,6 +134,26 @@ type ClusterOverlayStatus struct {
 	//
 	// +optional
 	Progress *Progress `json:"progress,omitempty"`
+
+	// Drift lists the live objects that don't say what was applied, the most urgent
+	// first.
+	//
+	// +kubebuilder:validation:MaxItems=50
+	// +listType=atomic
+	// +optional
+	Drift []DriftedObject `json:"drift,omitempty"`
+
+	// DriftedObjects counts them, also those that Drift has no room for.
+	//
+	// +optional
+	DriftedObjects int32 `json:"driftedObjects,omitempty"`
+
+	// Corrections lists the objects that were corrected last, newest first, each once.
+	//
+	// +kubebuilder:validation:MaxItems=20
+	// +listType=atomic
+	// +optional
+	Corrections []Correction `json:"corrections,omitempty"`
 
 	// PendingDeletion is the deletion that waits for an approval or is under way.
 	//
@@ -216,6 +241,18 @@ type InventoryEntry struct {
 	//
 	// +optional
 	Generation int64 `json:"generation,omitempty"`
+
+	// ResourceVersion is that of the live object after it was applied last. What is
+	// known of an older one says nothing about drift.
+	//
+	// +optional
+	ResourceVersion string `json:"resourceVersion,omitempty"`
+
+	// StateDigest stands for the values of the fields that the agent owned after it was
+	// applied last, as the API server had stored them; keyed. Empty until that is known.
+	//
+	// +optional
+	StateDigest string `json:"stateDigest,omitempty"`
 
 	// State says why the object is here.
 	State EntryState `json:"state"`

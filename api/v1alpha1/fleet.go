@@ -62,6 +62,12 @@ type FleetSpec struct {
 	// +optional
 	Deletion DeletionSpec `json:"deletion,omitzero"`
 
+	// Drift says what is done about live objects that no longer say what was applied.
+	//
+	// +kubebuilder:default={}
+	// +optional
+	Drift DriftSpec `json:"drift,omitzero"`
+
 	// StallAfter is how long the machines of an overlay may come no nearer to what is
 	// declared before that counts as stalled.
 	//

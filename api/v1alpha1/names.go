@@ -33,6 +33,15 @@ const (
 	// ApproveDeletionAnnotation on a ClusterOverlay approves the pending deletion
 	// whose hash it holds.
 	ApproveDeletionAnnotation = "capstan.dev/approve-deletion"
+	// ApproveCorrectionAnnotation on a ClusterOverlay approves the corrections whose
+	// hashes it holds, separated by commas.
+	ApproveCorrectionAnnotation = "capstan.dev/approve-correction"
+	// IgnoreAnnotation on a managed object, in Git or live, lists fields that are left
+	// to others: JSON pointers, separated by commas or spaces.
+	IgnoreAnnotation = "capstan.dev/ignore"
+	// DriftAnnotation on a managed object, in Git or live, is a [DriftMode] in any
+	// case: what is done about drift of this object.
+	DriftAnnotation = "capstan.dev/drift"
 
 	// Disabled is the value that turns something off.
 	Disabled = "disabled"
@@ -107,4 +116,9 @@ const (
 	StalledReason    = string(PhaseStalled)
 	DegradedReason   = string(PhaseDegraded)
 	NotWatchedReason = "NotWatched"
+	// Reasons of InSync that is False: the most urgent of what is done about drift.
+	DriftedReason           = "Drifted"
+	CorrectionHeldReason    = "CorrectionHeld"
+	CorrectionBlockedReason = "CorrectionBlocked"
+	FightReason             = "Fight"
 )
