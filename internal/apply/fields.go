@@ -133,20 +133,31 @@ func conflicts(status *metav1.Status) []conflictWith {
 	return all
 }
 
-// yields tells whether every manager in conflict gives way to Git: people's tools
-// and former owners.
-func yields(all []conflictWith) bool {
-	return !slices.ContainsFunc(all, func(c conflictWith) bool {
-		class := capi.ClassifyManager(c.manager)
-		return class != capi.ManagerPerson && class != capi.ManagerFormerOwner
-	})
+// yields tells whether a manager gives way to Git: people's tools and former
+// owners do, and who this request names. No write takes anything from a
+// controller.
+func (r *run) yields(manager string) bool {
+	switch capi.ClassifyManager(manager) {
+	case capi.ManagerPerson, capi.ManagerFormerOwner:
+		return true
+	case capi.ManagerController:
+		if !r.dry {
+			return false
+		}
+	}
+	return r.req.Override != nil && r.req.Override(manager)
+}
+
+// allYield tells whether every manager in conflict gives way.
+func (r *run) allYield(all []conflictWith) bool {
+	return !slices.ContainsFunc(all, func(c conflictWith) bool { return !r.yields(c.manager) })
 }
 
 // conflictError names the managers that don't give way, with their fields.
-func conflictError(id object.ID, all []conflictWith, cause error) *Error {
+func (r *run) conflictError(id object.ID, all []conflictWith, cause error) *Error {
 	var parts []string
 	for _, c := range all {
-		if !yields([]conflictWith{c}) {
+		if !r.yields(c.manager) {
 			parts = append(parts, fmt.Sprintf("%s belongs to %q (%s)", c.field, c.manager, capi.ClassifyManager(c.manager)))
 		}
 	}

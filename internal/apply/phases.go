@@ -22,6 +22,7 @@ func (a *Applier) DryRun(ctx context.Context, req Request) (Report, error) {
 		return Report{}, errNoOwner
 	}
 	r := a.newRun(req)
+	r.dry = true
 	halted := r.halted(ctx)
 	r.checkAll(ctx, false)
 	report := r.report()

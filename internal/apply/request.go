@@ -43,6 +43,19 @@ type Request struct {
 	// ReadAll makes known objects be read too. Missing ones are made again,
 	// unchanged ones are not written, and Before is filled in for all.
 	ReadAll bool
+
+	// Override names further managers that give way to Git in this request, beside
+	// people and former owners; nil: nobody. What is taken from them is what was
+	// looked at: UID and resourceVersion are preconditions. Apply does not ask it
+	// for controllers, which never give way. A DryRun does, and it may say yes for
+	// everybody there: the answer then shows what Git asks for, whoever is in the
+	// way.
+	Override func(manager string) bool
+
+	// Left tells, beside what internal/capi knows, which fields Git declares but
+	// leaves to a manager that has taken them; nil: none. The pointer is a JSON
+	// pointer into the live object, the manager is empty if the field was removed.
+	Left func(id object.ID, pointer, manager string) bool
 }
 
 // Action is what happened, or in a dry-run would happen, to an object.

@@ -19,6 +19,7 @@ import (
 type run struct {
 	*Applier
 	req   Request
+	dry   bool // nothing is written, see DryRun
 	items []*item
 
 	// What the render brings along.

@@ -102,7 +102,7 @@ func (r *run) send(ctx context.Context, it *item, dryRun bool) bool {
 		}
 		recovered[how] = true
 		if how == "force" && !dryRun {
-			r.log.Info("taking fields back from people's tools and former owners", "object", it.id.String(), "managers", managersOf(conflicts(statusOf(err))))
+			r.log.Info("taking fields back", "object", it.id.String(), "managers", managersOf(conflicts(statusOf(err))))
 		}
 		if how == "read" {
 			delete(recovered, "force") // decided on what was there before
@@ -122,9 +122,9 @@ func (r *run) recovery(it *item, err error) string {
 	switch with := conflicts(status); {
 	case len(with) > 0:
 		switch {
-		case it.live == nil && (it.uid == "" || !yields(with)):
+		case it.live == nil && (it.uid == "" || !r.allYield(with)):
 			return "read" // it was never looked at, or may be another's by now
-		case yields(with):
+		case r.allYield(with):
 			return "force"
 		}
 		return ""
@@ -204,7 +204,7 @@ func (r *run) rewriteFields(ctx context.Context, it *item, migrate bool) bool {
 // failure turns the error of an apply into the item's.
 func (r *run) failure(ctx context.Context, it *item, verb string, err error) *Error {
 	if with := conflicts(statusOf(err)); len(with) > 0 {
-		e := conflictError(it.id, with, err)
+		e := r.conflictError(it.id, with, err)
 		e.Message = object.Scrub(object.Scrub(e.Message, it.desired), it.live)
 		return e
 	}
