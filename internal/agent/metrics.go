@@ -37,6 +37,7 @@ type metrics struct {
 	applied     prometheus.Histogram
 	converged   prometheus.Histogram
 	watchErrors *prometheus.CounterVec
+	drift       driftMetrics
 }
 
 // The buckets of durations: of what a computer does, and of what machines do.
@@ -98,6 +99,7 @@ func newMetrics(registerer prometheus.Registerer, c clock.PassiveClock) (*metric
 		watchErrors: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "capstan_watch_failures_total", Help: "Failures to list or watch live objects of a kind.",
 		}, []string{"group", "kind"}),
+		drift: newDriftMetrics(),
 	}
 	m.remaining.Set(-1)
 	// What has not happened yet is 0, and a rate knows of the first time.
@@ -112,6 +114,7 @@ func newMetrics(registerer prometheus.Registerer, c clock.PassiveClock) (*metric
 	for _, c := range []prometheus.Collector{
 		m.syncs, m.fetches, m.lsRemotes, m.lastSync, m.revision, m.renders, m.applies, m.plans, m.objects, m.deletes,
 		m.requests, m.remaining, m.queue, m.applied, m.converged, m.watchErrors,
+		m.drift.detections, m.drift.corrections, m.drift.fights,
 	} {
 		errs = append(errs, registerer.Register(c))
 	}

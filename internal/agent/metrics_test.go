@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
@@ -9,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	"github.com/prometheus/client_golang/prometheus"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	clocktesting "k8s.io/utils/clock/testing"
@@ -16,6 +18,7 @@ import (
 
 	"capstan.dev/capstan/api/v1alpha1"
 	"capstan.dev/capstan/internal/apply"
+	"capstan.dev/capstan/internal/capi"
 )
 
 // listed is what a cache lists.
@@ -224,5 +227,58 @@ func TestCountRequests(t *testing.T) {
 		if got["capstan_api_requests_total code="+code+" verb="+verb] != n {
 			t.Errorf("%s: %v", name, got)
 		}
+	}
+}
+
+// An object counts once, as the most urgent of what is found in it, and under who wrote
+// that. What has not happened yet is 0.
+func TestDriftCounters(t *testing.T) {
+	registry := prometheus.NewPedanticRegistry()
+	m, err := newMetrics(registry, clocktesting.NewFakePassiveClock(time.Now()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	finding := func(class v1alpha1.FindingClass, manager capi.ManagerClass) v1alpha1.Finding {
+		return v1alpha1.Finding{Class: class, Writer: v1alpha1.Writer{Manager: "somebody", Class: string(manager)}}
+	}
+	changed := []v1alpha1.Finding{
+		finding(v1alpha1.FindingForeign, capi.ManagerPerson), finding(v1alpha1.FindingChanged, capi.ManagerFormerOwner),
+		finding(v1alpha1.FindingOwnershipLost, capi.ManagerUnknown),
+	}
+	missing := []v1alpha1.Finding{finding(v1alpha1.FindingMissing, "")}
+	m.drifted(changed)
+	m.drifted(changed[:1])
+	m.drifted(changed[2:])
+	m.drifted(missing)
+	m.drifted(nil)
+	m.corrected(changed, nil)
+	m.corrected(missing, errors.New("no"))
+	m.fought(changed[2:])
+
+	got := map[string]float64{}
+	for name, value := range series(t, registry) {
+		if rest, of := strings.CutPrefix(name, "capstan_drift_"); of {
+			got[rest] = value
+		}
+	}
+	want := map[string]float64{}
+	for _, manager := range []string{"person", "former_owner", "controller", "unknown", "none"} {
+		for _, class := range []string{"changed", "foreign", "ownership_lost", "recreated"} {
+			want["detections_total class="+class+" manager_class="+manager] = 0
+		}
+		want["corrections_total manager_class="+manager+" result=success"] = 0
+		want["corrections_total manager_class="+manager+" result=failure"] = 0
+		want["fights_total manager_class="+manager] = 0
+	}
+	for _, name := range []string{
+		"detections_total class=changed manager_class=former_owner", "detections_total class=foreign manager_class=person",
+		"detections_total class=ownership_lost manager_class=unknown", "detections_total class=missing manager_class=none",
+		"corrections_total manager_class=former_owner result=success", "corrections_total manager_class=none result=failure",
+		"fights_total manager_class=unknown",
+	} {
+		want[name] = 1
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("series (-want +got):\n%s", diff)
 	}
 }
