@@ -51,6 +51,15 @@ var (
 		"Objects whose deletion waits for an approval or is under way.", overlayLabels, nil)
 	overlayHeld = prometheus.NewDesc("capstan_overlay_held_prunes",
 		"Objects that have left Git and are kept, beside those of a pending deletion.", overlayLabels, nil)
+	overlayDrifted = prometheus.NewDesc("capstan_overlay_drifted_objects",
+		"Live objects of a ClusterOverlay that don't say what was applied, by their most urgent class; of those that its status lists.",
+		append(slices.Clone(overlayLabels), "class"), nil)
+	overlayDriftAge = prometheus.NewDesc("capstan_overlay_drift_age_seconds",
+		"Time since the oldest drift of a ClusterOverlay was detected; 0 if there is none.", overlayLabels, nil)
+	overlayDriftHeld = prometheus.NewDesc("capstan_overlay_drift_held",
+		"Drifted objects whose correction waits for an approval.", overlayLabels, nil)
+	overlayDriftFights = prometheus.NewDesc("capstan_overlay_drift_fights",
+		"Drifted objects that were corrected and changed again, and whose next correction waits.", overlayLabels, nil)
 
 	withoutSeries = prometheus.NewDesc("capstan_overlays_without_series", "ClusterOverlays without series of their own, because there are too many.", nil, nil)
 )
@@ -59,7 +68,8 @@ var (
 func (c *stateCollector) Describe(to chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
 		fleetOverlays, fleetState, fleetSuspended, fleetInterval, overlayState, overlayCondition, overlayObjects,
-		overlayBehind, overlayMachines, overlayPending, overlayHeld, withoutSeries,
+		overlayBehind, overlayMachines, overlayPending, overlayHeld,
+		overlayDrifted, overlayDriftAge, overlayDriftHeld, overlayDriftFights, withoutSeries,
 	} {
 		to <- d
 	}
@@ -101,7 +111,7 @@ func (c *stateCollector) Collect(to chan<- prometheus.Metric) {
 }
 
 // pick chooses the overlays that get series of their own: all, or if they are too many
-// those that need attention before those that have converged.
+// those that need attention before those that have converged without drift.
 func (c *stateCollector) pick(overlays []v1alpha1.ClusterOverlay) []*v1alpha1.ClusterOverlay {
 	picked := make([]*v1alpha1.ClusterOverlay, 0, len(overlays))
 	for i := range overlays {
@@ -111,8 +121,13 @@ func (c *stateCollector) pick(overlays []v1alpha1.ClusterOverlay) []*v1alpha1.Cl
 		return picked
 	}
 	rank := func(o *v1alpha1.ClusterOverlay) int {
-		if state := StateOf(o); state == StateConverged || state == StateSuspended {
+		switch StateOf(o) {
+		case StateSuspended:
 			return 1
+		case StateConverged:
+			if len(o.Status.Drift) == 0 {
+				return 1
+			}
 		}
 		return 0
 	}
@@ -140,7 +155,8 @@ func (c *stateCollector) overlay(to chan<- prometheus.Metric, o *v1alpha1.Cluste
 	labels := []string{o.Namespace, o.Spec.FleetRef.Name, o.Name}
 	gauge(to, overlayState, 1, append(slices.Clone(labels), string(StateOf(o)))...)
 	conditions(to, overlayCondition, o.Status.Conditions, []string{
-		v1alpha1.RenderedCondition, v1alpha1.AppliedCondition, v1alpha1.ConvergedCondition, v1alpha1.PendingDeletionCondition, v1alpha1.ReadyCondition,
+		v1alpha1.RenderedCondition, v1alpha1.AppliedCondition, v1alpha1.ConvergedCondition, v1alpha1.InSyncCondition,
+		v1alpha1.PendingDeletionCondition, v1alpha1.ReadyCondition,
 	}, labels...)
 	gauge(to, overlayObjects, len(o.Status.Inventory), labels...)
 	gauge(to, overlayBehind, behind(o, c.clock.Now()).Seconds(), labels...)
@@ -155,6 +171,7 @@ func (c *stateCollector) overlay(to chan<- prometheus.Metric, o *v1alpha1.Cluste
 	}
 	gauge(to, overlayPending, pending, labels...)
 	gauge(to, overlayHeld, max(held-pending, 0), labels...)
+	c.drift(to, o.Status.Drift, labels)
 	if p := o.Status.Progress; p != nil {
 		for role, n := range map[string]v1alpha1.MachineCounts{"control_plane": p.ControlPlane, "workers": p.Workers} {
 			for count, value := range map[string]int32{
@@ -164,6 +181,27 @@ func (c *stateCollector) overlay(to chan<- prometheus.Metric, o *v1alpha1.Cluste
 			}
 		}
 	}
+}
+
+func (c *stateCollector) drift(to chan<- prometheus.Metric, drifted []v1alpha1.DriftedObject, labels []string) {
+	now, age, held, fights, classes := c.clock.Now(), time.Duration(0), 0, 0, map[string]int{}
+	for _, d := range drifted {
+		class, _ := mostUrgent(d.Findings)
+		classes[class]++
+		age = max(age, now.Sub(d.DetectedTime.Time))
+		switch {
+		case d.Action == v1alpha1.DriftHeld && !d.Approved:
+			held++
+		case d.Action == v1alpha1.DriftFight:
+			fights++
+		}
+	}
+	for _, class := range driftClasses {
+		gauge(to, overlayDrifted, classes[class.word], append(slices.Clone(labels), class.word)...)
+	}
+	gauge(to, overlayDriftAge, age.Seconds(), labels...)
+	gauge(to, overlayDriftHeld, held, labels...)
+	gauge(to, overlayDriftFights, fights, labels...)
 }
 
 // behind is the age of the newest change that an overlay's machines have not reached.

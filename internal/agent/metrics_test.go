@@ -38,7 +38,28 @@ func (l *listed) List(_ context.Context, list client.ObjectList, _ ...client.Lis
 	return nil
 }
 
-// collector tells of a Fleet with n overlays, every tenth of which is stalled.
+// drift is of every class, the most urgent of which is not the first.
+func drift(now time.Time) []v1alpha1.DriftedObject {
+	drifted := func(action v1alpha1.DriftAction, age time.Duration, classes ...v1alpha1.FindingClass) v1alpha1.DriftedObject {
+		d := v1alpha1.DriftedObject{Action: action, DetectedTime: metav1.NewTime(now.Add(-age))}
+		for _, class := range classes {
+			d.Findings = append(d.Findings, v1alpha1.Finding{Class: class})
+		}
+		return d
+	}
+	approved := drifted(v1alpha1.DriftHeld, time.Minute, v1alpha1.FindingMissing)
+	approved.Approved = true
+	return []v1alpha1.DriftedObject{
+		drifted(v1alpha1.DriftHeld, time.Minute, v1alpha1.FindingForeign, v1alpha1.FindingChanged),
+		approved,
+		drifted(v1alpha1.DriftFight, time.Hour, v1alpha1.FindingOwnershipLost, v1alpha1.FindingChanged),
+		drifted(v1alpha1.DriftBlocked, time.Second, v1alpha1.FindingOwnershipLost),
+		drifted(v1alpha1.DriftCorrecting, time.Second, v1alpha1.FindingChanged, v1alpha1.FindingRecreated),
+		drifted(v1alpha1.DriftReported, -time.Second, v1alpha1.FindingForeign),
+	}
+}
+
+// collector tells of a Fleet with n overlays, every tenth of which is stalled, and another tenth has drifted.
 func collector(t *testing.T, n, most int, leads bool) *prometheus.Registry {
 	t.Helper()
 	now := time.Date(2026, 1, 1, 12, 0, 0, 0, time.UTC)
@@ -63,10 +84,14 @@ func collector(t *testing.T, n, most int, leads bool) *prometheus.Registry {
 		if i%10 == 9 {
 			o.Status.Progress.Phase, o.Status.ConvergedRevision = v1alpha1.PhaseStalled, "1"
 		}
+		if i%10 == 5 {
+			o.Status.Drift, o.Status.DriftedObjects = drift(now), 6
+		}
 		for _, kind := range []string{v1alpha1.RenderedCondition, v1alpha1.AppliedCondition, v1alpha1.PendingDeletionCondition} {
 			setCondition(&o.Status.Conditions, 1, kind, metav1.ConditionTrue, v1alpha1.SucceededReason, "")
 		}
 		summarise(&o.Status, 1, false)
+		setCondition(&o.Status.Conditions, 1, v1alpha1.InSyncCondition, metav1.ConditionTrue, v1alpha1.SucceededReason, "")
 		cache.overlays = append(cache.overlays, o)
 	}
 	leading := make(chan struct{})
@@ -103,6 +128,7 @@ func series(t *testing.T, registry prometheus.Gatherer) map[string]float64 {
 func TestStateMetrics(t *testing.T) {
 	got := series(t, collector(t, 10, 100, true))
 	well, stuck := " fleet=fleet namespace=capstan overlay=fleet-c0000", " fleet=fleet namespace=capstan overlay=fleet-c0009"
+	const drifted = " fleet=fleet namespace=capstan overlay=fleet-c0005"
 	for name, want := range map[string]float64{
 		"capstan_fleet_overlays fleet=fleet namespace=capstan state=Converged":  9,
 		"capstan_fleet_overlays fleet=fleet namespace=capstan state=Stalled":    1,
@@ -121,6 +147,17 @@ func TestStateMetrics(t *testing.T) {
 		"capstan_overlay_pending_deletion_objects" + well:                       1,
 		"capstan_overlay_held_prunes" + well:                                    1,
 		"capstan_overlays_without_series":                                       0,
+		"capstan_overlay_condition condition=InSync" + well:                     1,
+		"capstan_overlay_drifted_objects class=changed" + well:                  0,
+		"capstan_overlay_drifted_objects class=changed" + drifted:               2,
+		"capstan_overlay_drifted_objects class=missing" + drifted:               1,
+		"capstan_overlay_drifted_objects class=recreated" + drifted:             1,
+		"capstan_overlay_drifted_objects class=ownership_lost" + drifted:        1,
+		"capstan_overlay_drifted_objects class=foreign" + drifted:               1,
+		"capstan_overlay_drift_age_seconds" + well:                              0,
+		"capstan_overlay_drift_age_seconds" + drifted:                           3600,
+		"capstan_overlay_drift_held" + drifted:                                  1,
+		"capstan_overlay_drift_fights" + drifted:                                1,
 	} {
 		if value, there := got[name]; !there || value != want {
 			t.Errorf("%s: %g (%t), want %g", name, value, there, want)
@@ -134,16 +171,19 @@ func TestStateMetrics(t *testing.T) {
 // The number of series is bounded, and those that need attention stay.
 func TestCardinality(t *testing.T) {
 	got := series(t, collector(t, 1000, 1000, true))
-	const perFleet, perOverlay = 15, 20
+	const perFleet, perOverlay = 15, 29
 	if n := len(got); n != perFleet+1+1000*perOverlay {
 		t.Errorf("1,000 overlays have %d series, docs/monitoring.md says %d for each, and %d for a Fleet", n, perOverlay, perFleet)
 	}
-	got = series(t, collector(t, 1000, 150, true))
-	if n := len(got); n != perFleet+1+150*perOverlay || got["capstan_overlays_without_series"] != 850 {
-		t.Errorf("at most 150 overlays: %d series, %g left out", n, got["capstan_overlays_without_series"])
+	got = series(t, collector(t, 1000, 250, true))
+	if n := len(got); n != perFleet+1+250*perOverlay || got["capstan_overlays_without_series"] != 750 {
+		t.Errorf("at most 250 overlays: %d series, %g left out", n, got["capstan_overlays_without_series"])
 	}
 	for i := 9; i < 1000; i += 10 {
 		if name := fmt.Sprintf("capstan_overlay_state fleet=fleet namespace=capstan overlay=fleet-c%04d state=Stalled", i); got[name] != 1 {
+			t.Errorf("left out: %s", name)
+		}
+		if name := fmt.Sprintf("capstan_overlay_drift_held fleet=fleet namespace=capstan overlay=fleet-c%04d", i-4); got[name] != 1 {
 			t.Errorf("left out: %s", name)
 		}
 	}
