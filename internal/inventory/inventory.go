@@ -31,6 +31,9 @@ type Outcome struct {
 	Digest string
 	// Generation of the live object after that, 0 if it isn't known.
 	Generation int64
+	// ResourceVersion of the live object after that, and StateDigest, which stands
+	// for the values of the fields that are ours in it; "" if they aren't known.
+	ResourceVersion, StateDigest string
 	// Applied tells that the API server accepted it. If it is false the object
 	// may or may not have been written.
 	Applied bool
@@ -210,6 +213,7 @@ func Record(current []v1alpha1.InventoryEntry, outcomes []Outcome) []v1alpha1.In
 			entry.UID = o.Ref.UID
 		}
 		if !o.Applied {
+			entry.StateDigest = "" // whatever is there now, it is not what was recorded
 			if entry.State == v1alpha1.EntryShared {
 				entry.Digest = ""
 			} else {
@@ -218,6 +222,7 @@ func Record(current []v1alpha1.InventoryEntry, outcomes []Outcome) []v1alpha1.In
 			continue
 		}
 		entry.Version, entry.Digest, entry.Generation, entry.Message = o.Ref.Version, o.Digest, o.Generation, ""
+		entry.ResourceVersion, entry.StateDigest = o.ResourceVersion, o.StateDigest
 		if entry.State != v1alpha1.EntryShared {
 			entry.State = v1alpha1.EntryApplied
 		}

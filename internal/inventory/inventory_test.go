@@ -145,15 +145,22 @@ func TestRecord(t *testing.T) {
 		entry(c, "3", "d", v1alpha1.EntryApplied),
 		entry(ns, "", "", v1alpha1.EntryShared),
 	}
+	live := func(e v1alpha1.InventoryEntry, generation int64, resourceVersion, stateDigest string) v1alpha1.InventoryEntry {
+		e.Generation, e.ResourceVersion, e.StateDigest = generation, resourceVersion, stateDigest
+		return e
+	}
+	current[1] = live(current[1], 7, "70", "s7")
+	current[2] = live(current[2], 8, "80", "s8")
+	current[3] = live(current[3], 9, "90", "s9")
 	got := inventory.Record(current, []inventory.Outcome{
-		{Ref: with(a, "1"), Digest: "x", Applied: true},
+		{Ref: with(a, "1"), Digest: "x", Applied: true, Generation: 1, ResourceVersion: "10", StateDigest: "s1"},
 		{Ref: b, Digest: "y"},
 		{Ref: with(ns, "4"), Digest: "z", Applied: true},
 	})
 	want := []v1alpha1.InventoryEntry{
-		entry(a, "1", "x", v1alpha1.EntryApplied),
-		entry(b, "2", "d", v1alpha1.EntryIntent), // may have been written: sent again, also if Git goes back
-		entry(c, "3", "d", v1alpha1.EntryApplied),
+		live(entry(a, "1", "x", v1alpha1.EntryApplied), 1, "10", "s1"),
+		live(entry(b, "2", "d", v1alpha1.EntryIntent), 7, "70", ""), // may have been written: sent again, also if Git goes back
+		live(entry(c, "3", "d", v1alpha1.EntryApplied), 8, "80", "s8"),
 		entry(ns, "4", "z", v1alpha1.EntryShared),
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
