@@ -102,3 +102,10 @@ func ClassifyManager(name string) ManagerClass {
 	}
 	return ManagerUnknown
 }
+
+// SpeaksForAll tells whether a field manager's entry stands for the whole object as
+// it was once written back, fields of controllers included. It says nothing about who
+// set a field, so none of them is foreign.
+func SpeaksForAll(name string) bool {
+	return name == "before-first-apply" || name == "clusterctl" || name == "velero-server"
+}
