@@ -105,7 +105,7 @@ func TestRunbooks(t *testing.T) {
 		if strings.Contains(r.Expr, "fleet") && !strings.Contains(r.Annotations["description"], "{{ $labels.fleet }}") {
 			t.Errorf("%s doesn't say for which Fleet", r.Alert)
 		}
-		if !slices.Contains([]string{"critical", "warning"}, r.Labels["severity"]) {
+		if !slices.Contains([]string{"critical", "warning", "info"}, r.Labels["severity"]) {
 			t.Errorf("%s: severity %q", r.Alert, r.Labels["severity"])
 		}
 		if want := strings.Join([]string{anchor, r.Labels["severity"], r.For}, " "); table[r.Alert] != want {
