@@ -54,6 +54,7 @@ const (
 	forge        = "internal/forge"
 	monitortest  = "internal/monitortest"
 	live         = "internal/live"
+	drift        = "internal/drift"
 )
 
 var anyLower = []string{"*"}
@@ -77,7 +78,9 @@ var rows = map[string]row{
 		why: "what may be deleted is decided from gathered facts, so that it can be tested without a cluster"},
 	apply: {layer: 1, imports: []string{api, object, capi},
 		why: "apply does what it is told: it neither renders nor decides what to prune"},
-	live: {layer: 1, imports: []string{api, object, capi},
+	drift: {layer: 1, pure: true, imports: []string{api, object, capi},
+		why: "whether an object has drifted, and what is done about it, is decided from objects alone, so that it can be tested without a cluster"},
+	live: {layer: 1, imports: []string{api, object, capi, drift},
 		why: "it watches what it is told to and says what there is: what that means is for others"},
 	commitstatus: {layer: 1, pure: true, imports: []string{api},
 		why: "what a forge should know is decided from what is recorded, so that it survives every crash and can be tested without a forge"},

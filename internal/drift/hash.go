@@ -1,0 +1,41 @@
+package drift
+
+import (
+	"strings"
+
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/types"
+
+	"capstan.dev/capstan/api/v1alpha1"
+	"capstan.dev/capstan/internal/object"
+)
+
+// hashLength is how many hex digits a hash has: to type, and with a key that nobody else
+// has none to be found by trying.
+const hashLength = 12
+
+// Hash stands for exactly this correction of exactly this object in exactly this
+// overlay. Before is the live object, nil if there is none.
+func Hash(d object.Digester, overlay types.UID, ref v1alpha1.ObjectReference, before, after *unstructured.Unstructured) string {
+	parts := []string{string(overlay), ref.Group, ref.Kind, ref.Namespace, ref.Name, string(ref.UID)}
+	if before != nil {
+		parts = append(parts, string(before.GetUID()))
+	}
+	for _, difference := range differences(before, after) {
+		parts = append(parts, difference.inBefore, encode(difference.before), difference.inAfter, encode(difference.after))
+	}
+	return d.Strings(parts...)[:hashLength]
+}
+
+// Approves tells whether the annotation capstan.dev/approve-correction holds a hash.
+func Approves(annotation, hash string) bool {
+	if hash == "" {
+		return false
+	}
+	for _, part := range strings.FieldsFunc(annotation, func(r rune) bool { return r == ',' || r == ' ' || r == '\n' || r == '\t' }) {
+		if part == hash {
+			return true
+		}
+	}
+	return false
+}
