@@ -101,6 +101,7 @@ func (r *run) judge(it *item, live *unstructured.Unstructured, err error) {
 		return
 	}
 	it.found(live)
+	it.keepAll()
 	if live == nil {
 		it.uid = "" // gone, if it ever was: it is made anew
 		return
@@ -109,6 +110,9 @@ func (r *run) judge(it *item, live *unstructured.Unstructured, err error) {
 		it.owned = false // somebody else made this one
 	}
 	r.adopt(it)
+	if !it.decided {
+		r.leaveOut(it)
+	}
 }
 
 // cannotExist tells whether this run has made the object's Namespace or its

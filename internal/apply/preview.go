@@ -42,7 +42,6 @@ func rewrite(ops []any, from, to map[string]any, at string, selected func(string
 		from, _ = from["metadata"].(map[string]any)
 		to, _ = to["metadata"].(map[string]any)
 	}
-	escape := strings.NewReplacer("~", "~0", "/", "~1")
 	for _, key := range slices.Sorted(maps.Keys(union(from, to))) {
 		path := at + "/" + escape.Replace(key)
 		switch {

@@ -93,6 +93,9 @@ type Outcome struct {
 	// Before is the live object, nil if it was absent or was not read. After is
 	// the object as the API server has or would have stored it. Neither is masked.
 	Before, After *unstructured.Unstructured
+	// Left are the fields, as JSON pointers, that Git declares and that were not
+	// sent, because they are left to others who have taken them.
+	Left []string
 	// Note explains the action where that is needed and no error.
 	Note string
 	// Err is set for ActionFailed and ActionRefused.

@@ -59,6 +59,10 @@ type item struct {
 	absent, appeared bool
 	// waits says what has to happen before the object can be checked.
 	waits waiting
+	// left are the fields that are left out of what is sent, see leaveOut. pinned is
+	// true if that is safe only for the version of the object that was seen last.
+	left   [][]string
+	pinned bool
 	// takeover is true if fields of former owners are to become ours first.
 	takeover bool
 	// decided is true once the outcome stands and nothing is to be written.

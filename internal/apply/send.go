@@ -15,7 +15,7 @@ import (
 
 // check dry-runs an item and records what an apply would do.
 func (r *run) check(ctx context.Context, it *item) {
-	if !r.send(ctx, it, true) {
+	if !r.send(ctx, it, true) || !r.checkLeft(ctx, it) {
 		return
 	}
 	answer := it.outcome.After
@@ -42,6 +42,25 @@ func (r *run) check(ctx context.Context, it *item) {
 	}
 }
 
+// checkLeft reads an object that was dry-run without, if it may leave fields to
+// others: not every field that somebody has taken is in conflict, one that was
+// removed is not. If there are any it dry-runs again. False if the item is done
+// with.
+func (r *run) checkLeft(ctx context.Context, it *item) bool {
+	if it.live != nil || it.outcome.Action == ActionCreated || !r.mayLeave(it, it.outcome.After) {
+		return true
+	}
+	live, err := r.readLive(ctx, it)
+	r.judge(it, live, err)
+	switch {
+	case it.decided:
+		return false
+	case len(it.left) == 0 && live != nil:
+		return true
+	}
+	return r.send(ctx, it, true)
+}
+
 // write applies an item for good.
 func (r *run) write(ctx context.Context, it *item) {
 	if it.takeover && !r.rewriteFields(ctx, it, false) {
@@ -65,10 +84,10 @@ func (r *run) write(ctx context.Context, it *item) {
 func (r *run) send(ctx context.Context, it *item, dryRun bool) bool {
 	verb := "apply"
 	for recovered := map[string]bool{}; ; {
-		desired := it.desired.DeepCopy()
+		desired := it.sent()
 		desired.SetUID(it.uid)
-		if recovered["force"] && !dryRun {
-			// What is overridden is what was looked at.
+		if (recovered["force"] || it.pinned) && !dryRun {
+			// What is overridden, or left out, is what was looked at.
 			desired.SetResourceVersion(it.version)
 		}
 		answer, created, err := r.patchApply(ctx, it.kind, desired, dryRun, recovered["force"])
@@ -95,7 +114,7 @@ func (r *run) send(ctx context.Context, it *item, dryRun bool) bool {
 			}
 			continue
 		}
-		how := r.recovery(it, err)
+		how := r.recovery(it, err, recovered)
 		if how == "" || recovered[how] {
 			it.fail(r.failure(ctx, it, verb, err))
 			return false
@@ -106,6 +125,7 @@ func (r *run) send(ctx context.Context, it *item, dryRun bool) bool {
 		}
 		if how == "read" {
 			delete(recovered, "force") // decided on what was there before
+			delete(recovered, "leave")
 		}
 		if !r.recover(ctx, it, how, dryRun) {
 			return false
@@ -114,7 +134,7 @@ func (r *run) send(ctx context.Context, it *item, dryRun bool) bool {
 }
 
 // recovery names what may help against an error, "" if nothing does.
-func (r *run) recovery(it *item, err error) string {
+func (r *run) recovery(it *item, err error, tried map[string]bool) string {
 	status := statusOf(err)
 	if status == nil {
 		return ""
@@ -122,8 +142,10 @@ func (r *run) recovery(it *item, err error) string {
 	switch with := conflicts(status); {
 	case len(with) > 0:
 		switch {
-		case it.live == nil && (it.uid == "" || !r.allYield(with)):
-			return "read" // it was never looked at, or may be another's by now
+		case it.live == nil:
+			return "read" // it may be another's by now, or say what is left to others
+		case !tried["leave"] && r.leaveConflicts(it, with):
+			return "leave"
 		case r.allYield(with):
 			return "force"
 		}
