@@ -22,7 +22,6 @@ import (
 	"k8s.io/client-go/restmapper"
 
 	rbacv1 "k8s.io/api/rbac/v1"
-	"sigs.k8s.io/yaml"
 
 	"capstan.dev/capstan/api/v1alpha1"
 	"capstan.dev/capstan/internal/capi"
@@ -46,6 +45,7 @@ type bed struct {
 
 	mu      sync.Mutex
 	changes int
+	sighted int
 	failed  map[schema.GroupKind]int
 }
 
@@ -66,6 +66,13 @@ func newBed(t *testing.T, config *rest.Config) *bed {
 			defer b.mu.Unlock()
 			if overlay == b.overlay {
 				b.changes++
+			}
+		},
+		Sighted: func(overlay types.NamespacedName) {
+			b.mu.Lock()
+			defer b.mu.Unlock()
+			if overlay == b.overlay {
+				b.sighted++
 			}
 		},
 		Failed: func(kind schema.GroupKind) {
@@ -112,10 +119,7 @@ func (b *bed) count() int {
 // create creates an object of a manifest in which NS is the namespace.
 func (b *bed) create(manifest string) *unstructured.Unstructured {
 	b.Helper()
-	u := &unstructured.Unstructured{}
-	if err := yaml.Unmarshal([]byte(strings.ReplaceAll(manifest, "NS", b.ns)), &u.Object); err != nil {
-		b.Fatal(err)
-	}
+	u := b.parse(manifest)
 	if err := env.Client().Create(b.Context(), u); err != nil {
 		b.Fatal(err)
 	}

@@ -10,8 +10,6 @@ import (
 
 	"github.com/go-logr/logr"
 	"k8s.io/apimachinery/pkg/api/meta"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/dynamic"
@@ -32,6 +30,9 @@ type Options struct {
 	// Changed is told of an overlay whose objects may look different now. It must
 	// return at once. Required.
 	Changed func(overlay types.NamespacedName)
+	// Sighted is told of an overlay once what Seen says of it is different, be it only that
+	// its declaration is. It must return at once. Default: nobody.
+	Sighted func(overlay types.NamespacedName)
 	// Failed is told of each failure of a watch. Default: nobody.
 	Failed func(schema.GroupKind)
 	// Retry is how long to wait before a kind that is not served is looked for again.
@@ -75,19 +76,22 @@ func made(kind schema.GroupKind) source {
 	return source{kind: kind.WithVersion(""), made: true}
 }
 
-// declaration is what an overlay declares, as far as it makes progress.
+// progresses tells whether the objects matter to progress. Of others only sights are kept.
+func (s source) progresses() bool { return s.made || capi.MakesProgress(s.kind.GroupKind()) }
+
+// declaration is what an overlay declares.
 type declaration struct {
 	ids      map[object.ID]source
 	clusters []types.NamespacedName
 }
 
-// machinesTimeout bounds one reading of Machines.
-const machinesTimeout = 15 * time.Second
-
 // New prepares the watches. None runs before Start.
 func New(o Options) (*Objects, error) {
 	if o.Config == nil || o.Mapper == nil || o.Changed == nil {
 		return nil, errors.New("live: Config, Mapper and Changed are required")
+	}
+	if o.Sighted == nil {
+		o.Sighted = func(types.NamespacedName) {}
 	}
 	if o.Failed == nil {
 		o.Failed = func(schema.GroupKind) {}
@@ -137,7 +141,7 @@ func (o *Objects) Declare(overlay types.NamespacedName, refs []v1alpha1.ObjectRe
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	next := declare(refs)
-	if had, ok := o.overlays[overlay]; ok && same(had.ids, next.ids) {
+	if same(o.overlays[overlay].ids, next.ids) {
 		return
 	}
 	o.drop(overlay)
@@ -149,6 +153,7 @@ func (o *Objects) Declare(overlay types.NamespacedName, refs []v1alpha1.ObjectRe
 		o.uses[s]++
 	}
 	o.adjust()
+	o.Sighted(overlay)
 }
 
 // Forget drops an overlay that is no more.
@@ -188,9 +193,6 @@ func declare(refs []v1alpha1.ObjectReference) declaration {
 	d := declaration{ids: map[object.ID]source{}}
 	for _, ref := range refs {
 		gvk := schema.GroupVersionKind{Group: ref.Group, Version: ref.Version, Kind: ref.Kind}
-		if !capi.MakesProgress(gvk.GroupKind()) {
-			continue
-		}
 		d.ids[object.ID{Group: ref.Group, Kind: ref.Kind, Namespace: ref.Namespace, Name: ref.Name}] = source{kind: gvk}
 		if capi.IsCluster(gvk.GroupKind()) {
 			d.clusters = append(d.clusters, types.NamespacedName{Namespace: ref.Namespace, Name: ref.Name})
@@ -232,103 +234,6 @@ func (o *Objects) adjust() {
 	}
 }
 
-// View is what is known of an overlay's live objects. Nothing of it may be changed.
-type View struct {
-	// Live has the live objects of what the overlay declares, as far as it makes progress.
-	Live map[object.ID]*unstructured.Unstructured
-	// Made are what controllers made for its Clusters.
-	Made []*unstructured.Unstructured
-	// Complete says that everything has been listed. Before, what is missing may exist.
-	Complete bool
-	// Failing says why some of it can't be watched, for longer than Options.Patience; ""
-	// if it can.
-	Failing string
-}
-
-// Look returns what is known of an overlay.
-func (o *Objects) Look(overlay types.NamespacedName) View {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	d := o.overlays[overlay]
-	v := View{Live: make(map[object.ID]*unstructured.Unstructured, len(d.ids)), Complete: true}
-	used := map[source]bool{}
-	for id, s := range d.ids {
-		used[s] = true
-		if u := o.watches[s].get(id); u != nil {
-			v.Live[id] = u
-		}
-	}
-	if len(d.clusters) > 0 {
-		for s, w := range o.watches {
-			if s.made {
-				for _, c := range d.clusters {
-					v.Made = append(v.Made, w.ofCluster(c)...)
-				}
-			}
-		}
-		// Of the kinds that Machines are made of those matter that its own are: one of another
-		// overlay that can't be watched doesn't hide this one.
-		for _, kind := range capi.MachineKinds() {
-			used[made(kind)] = true
-		}
-		for _, u := range v.Made {
-			if capi.IsMachine(u.GroupVersionKind().GroupKind()) {
-				for _, kind := range capi.MadeOf(u) {
-					used[made(kind)] = true
-				}
-			}
-		}
-	}
-	var failing []string
-	for s := range used {
-		w := o.watches[s]
-		if w == nil { // of a Machine that is seen just now
-			v.Complete = false
-			continue
-		}
-		v.Complete = v.Complete && w.synced()
-		if why := w.failing(o.Clock.Now(), o.Patience); why != "" {
-			failing = append(failing, why)
-		}
-	}
-	if len(failing) > 0 {
-		v.Failing = slices.Min(failing) // the same one each time
-	}
-	return v
-}
-
-// Machines reads the Machines of an overlay's Clusters anew. A watch may lag behind; what
-// this returns is not older than the call.
-func (o *Objects) Machines(ctx context.Context, overlay types.NamespacedName) ([]*unstructured.Unstructured, error) {
-	ctx, cancel := context.WithTimeout(ctx, machinesTimeout)
-	defer cancel()
-	o.mu.Lock()
-	clusters := slices.Clone(o.overlays[overlay].clusters)
-	o.mu.Unlock()
-	var machines []*unstructured.Unstructured
-	for _, kind := range capi.MachineKinds() {
-		if len(clusters) == 0 || !capi.IsMachine(kind) {
-			continue
-		}
-		resource, err := o.resource(kind.WithVersion(""))
-		if err != nil {
-			return nil, err
-		}
-		for _, c := range clusters {
-			list, err := o.client.Resource(resource).Namespace(c.Namespace).List(ctx, metav1.ListOptions{LabelSelector: capi.ClusterLabel + "=" + c.Name})
-			if err != nil {
-				return nil, fmt.Errorf("list the Machines of Cluster %s: %w", c, err)
-			}
-			for i := range list.Items {
-				u := &list.Items[i]
-				capi.Trim(u)
-				machines = append(machines, u)
-			}
-		}
-	}
-	return machines, nil
-}
-
 // resource finds the resource of a kind; of one without a version, the version that the
 // API server prefers.
 func (o *Objects) resource(kind schema.GroupVersionKind) (schema.GroupVersionResource, error) {
@@ -343,19 +248,31 @@ func (o *Objects) resource(kind schema.GroupVersionKind) (schema.GroupVersionRes
 	return mapping.Resource, nil
 }
 
-// changed tells of the overlays that an object belongs to.
-func (o *Objects) changed(s source, u *unstructured.Unstructured) {
+// told tells of a change to the overlays that an object belongs to.
+func (o *Objects) told(s source, was, now *kept) {
+	k := now
+	if k == nil {
+		k = was
+	}
+	id := object.ID{Group: s.kind.Group, Kind: s.kind.Kind, Namespace: k.key.Namespace, Name: k.key.Name}
+	if s.made {
+		id = capi.ClusterID(k.key.Namespace, k.cluster)
+	}
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	id := object.IDOf(u)
-	if s.made {
-		id = capi.ClusterID(u.GetNamespace(), u.GetLabels()[capi.ClusterLabel])
-	}
 	for _, overlay := range o.owners[id] {
-		o.Changed(overlay)
+		if !s.made && o.overlays[overlay].ids[id] != s {
+			continue // it declares another version
+		}
+		if s.progresses() {
+			o.Changed(overlay)
+		}
+		if !s.made && sighted(was, now) {
+			o.Sighted(overlay)
+		}
 	}
 	if s.made && len(o.owners[id]) > 0 && capi.IsMachine(s.kind.GroupKind()) {
-		for _, kind := range capi.MadeOf(u) {
+		for _, kind := range capi.MadeOf(k.object()) {
 			if !o.parts[made(kind)] {
 				o.parts[made(kind)] = true
 				o.adjust()
@@ -364,18 +281,27 @@ func (o *Objects) changed(s source, u *unstructured.Unstructured) {
 	}
 }
 
-// turned tells all overlays that depend on a watch that it has listed everything, or
-// fails.
+// turned tells all overlays that depend on a watch that it has listed everything, fails,
+// or does so no longer.
 func (o *Objects) turned(s source) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	for overlay, d := range o.overlays {
-		uses := s.made && len(d.clusters) > 0
-		for _, other := range d.ids {
-			uses = uses || other == s
+		if s.made {
+			if len(d.clusters) > 0 {
+				o.Changed(overlay)
+			}
+			continue
 		}
-		if uses {
-			o.Changed(overlay)
+		for _, other := range d.ids {
+			if other != s {
+				continue
+			}
+			if s.progresses() {
+				o.Changed(overlay)
+			}
+			o.Sighted(overlay)
+			break
 		}
 	}
 }

@@ -2,42 +2,47 @@ package live
 
 import (
 	"context"
-	"errors"
+	"math"
 	"sync"
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
+	"k8s.io/apimachinery/pkg/apis/meta/internalversion"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
-	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/wait"
 	watchapi "k8s.io/apimachinery/pkg/watch"
+	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/tools/cache"
 
 	"capstan.dev/capstan/api/v1alpha1"
 	"capstan.dev/capstan/internal/capi"
-	"capstan.dev/capstan/internal/object"
 )
 
-// byCluster is the index of what controllers made, by namespace/name of the Cluster.
-const byCluster = "cluster"
+// page is how many objects are asked for at once, where an API server can't stream a list.
+const page = 250
 
 // watch is one list and watch, with what it has delivered.
 type watch struct {
+	*store
 	of     source
 	owner  *Objects
 	cancel context.CancelFunc
 
-	mu       sync.Mutex
-	informer cache.SharedIndexInformer // nil until the kind is known to be served
+	mu sync.Mutex
 	// failure is the latest one since something was heard last, and since is when that
 	// began.
 	failure error
 	since   time.Time
 }
 
-func newWatch(owner *Objects, of source) *watch { return &watch{of: of, owner: owner} }
+func newWatch(owner *Objects, of source) *watch {
+	told := func(was, now *kept) { owner.told(of, was, now) }
+	return &watch{of: of, owner: owner, store: newStore(told, func() { owner.turned(of) })}
+}
 
 func (w *watch) start(ctx context.Context) {
 	ctx, w.cancel = context.WithCancel(ctx)
@@ -50,94 +55,140 @@ func (w *watch) stop() {
 	}
 }
 
-// run waits until the kind is served, then watches it.
+// run watches until the context ends. A kind that is not served, or no longer, is looked
+// for again and again: it may come, and come back.
 func (w *watch) run(ctx context.Context) {
-	resource, err := w.owner.resource(w.of.kind)
-	for ; err != nil; resource, err = w.owner.resource(w.of.kind) {
-		w.heard(ctx, err)
+	var reflector *cache.Reflector
+	var of schema.GroupVersionResource
+	delay := w.owner.backoff().DelayWithReset(w.owner.Clock, delayReset)
+	for ctx.Err() == nil {
+		resource, err := w.owner.resource(w.of.kind)
+		if err != nil {
+			w.heard(ctx, err)
+		} else {
+			if reflector == nil || resource != of {
+				reflector, of = w.reflect(resource), resource
+			}
+			if err := reflector.ListAndWatchWithContext(ctx); apierrors.IsNotFound(err) {
+				meta.MaybeResetRESTMapper(w.owner.Mapper) // by now the kind may be served otherwise
+			}
+		}
 		select {
 		case <-ctx.Done():
-			return
-		case <-w.owner.Clock.After(w.owner.Retry):
+		case <-w.owner.Clock.After(delay()):
 		}
 	}
-	informer, err := w.inform(resource)
-	if err != nil { // a mistake of ours
-		w.heard(ctx, err)
-		return
-	}
-	w.mu.Lock()
-	w.informer = informer
-	w.mu.Unlock()
-	go func() {
-		if cache.WaitForCacheSync(ctx.Done(), informer.HasSynced) {
-			w.owner.turned(w.of)
-		}
-	}()
-	informer.RunWithContext(ctx)
 }
 
-func (w *watch) inform(resource schema.GroupVersionResource) (cache.SharedIndexInformer, error) {
-	client := w.owner.client.Resource(resource)
-	selector := v1alpha1.OverlayLabel
-	if w.of.made {
-		selector = capi.ClusterLabel
+// delayReset is after how long without a failure the next one counts as the first.
+const delayReset = 2 * time.Minute
+
+// backoff is how long to wait after failures: about a second at first, Retry in the end.
+func (o *Objects) backoff() wait.Backoff {
+	first := min(o.Retry, 800*time.Millisecond)
+	return wait.Backoff{
+		Duration: first, Cap: o.Retry, Factor: 2, Jitter: 0.5,
+		Steps: int(math.Ceil(float64(o.Retry) / float64(first))),
 	}
-	informer := cache.NewSharedIndexInformer(&cache.ListWatch{
+}
+
+// reflect prepares the list and watch of a resource. Objects become what is kept of them
+// as they arrive: an API server that can streams them one by one, others are asked for
+// pages, so that there are never many whole ones.
+func (w *watch) reflect(resource schema.GroupVersionResource) *cache.Reflector {
+	client := w.owner.client.Resource(resource)
+	backoff := w.owner.backoff()
+	return cache.NewReflectorWithOptions(&cache.ListWatch{
 		ListWithContextFunc: func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {
-			o.LabelSelector = selector
-			list, err := client.List(ctx, o)
-			if err != nil { // else the watch that follows says whether all is well
-				w.heard(ctx, err)
-			}
-			return list, err
+			return w.list(ctx, client, o)
 		},
 		WatchFuncWithContext: func(ctx context.Context, o metav1.ListOptions) (watchapi.Interface, error) {
-			o.LabelSelector = selector
-			events, err := client.Watch(ctx, o)
-			w.heard(ctx, err)
-			return events, err
+			return w.watch(ctx, client, o)
 		},
-	}, &unstructured.Unstructured{}, 0, cache.Indexers{byCluster: indexByCluster})
-	handler := cache.ResourceEventHandlerFuncs{
-		AddFunc: func(o any) { w.changed(o) },
-		UpdateFunc: func(was, o any) {
-			if a, b := was.(*unstructured.Unstructured), o.(*unstructured.Unstructured); a.GetResourceVersion() != b.GetResourceVersion() { //nolint:forcetypeassert // it holds nothing else
-				w.changed(o)
+	}, nil, w.store, cache.ReflectorOptions{Name: "live", TypeDescription: w.of.kind.String(), Backoff: &backoff})
+}
+
+func (w *watch) list(ctx context.Context, client dynamic.ResourceInterface, o metav1.ListOptions) (runtime.Object, error) {
+	o.LabelSelector, o.Limit = w.of.selector(), page
+	if o.Continue == "" {
+		o.ResourceVersion, o.ResourceVersionMatch = "", "" // the newest: of others there are no pages
+	}
+	list, err := client.List(ctx, o)
+	if err != nil {
+		w.heard(ctx, err) // else the watch that follows says whether all is well
+		return nil, err
+	}
+	all := &internalversion.List{ListMeta: metav1.ListMeta{ResourceVersion: list.GetResourceVersion(), Continue: list.GetContinue()}}
+	for i := range list.Items {
+		k, err := w.of.keep(&list.Items[i])
+		if err != nil {
+			return nil, err
+		}
+		list.Items[i].Object = nil
+		all.Items = append(all.Items, k)
+	}
+	return all, nil
+}
+
+func (w *watch) watch(ctx context.Context, client dynamic.ResourceInterface, o metav1.ListOptions) (watchapi.Interface, error) {
+	o.LabelSelector = w.of.selector()
+	lists := o.SendInitialEvents != nil && *o.SendInitialEvents
+	events, err := client.Watch(ctx, o)
+	if lists && apierrors.IsInvalid(err) {
+		return nil, err // it can't stream a list, and will be asked for one
+	}
+	if err != nil {
+		w.heard(ctx, err)
+		return nil, err
+	}
+	if !lists {
+		w.heard(ctx, nil) // nothing may happen for a long time
+	}
+	return convert(events, func(e watchapi.Event) (watchapi.Event, error) {
+		if e.Type == watchapi.Error {
+			return e, nil
+		}
+		if lists { // it was accepted before anybody knew whether the objects can be had
+			w.heard(ctx, nil)
+			lists = false
+		}
+		if u, ok := e.Object.(*unstructured.Unstructured); ok && e.Type != watchapi.Bookmark {
+			k, err := w.of.keep(u)
+			return watchapi.Event{Type: e.Type, Object: k}, err
+		}
+		return e, nil
+	}), nil
+}
+
+// convert passes events on as something else. An error ends them.
+func convert(events watchapi.Interface, to func(watchapi.Event) (watchapi.Event, error)) watchapi.Interface {
+	out := make(chan watchapi.Event)
+	converted := watchapi.NewProxyWatcher(out)
+	go func() {
+		defer close(out)
+		defer events.Stop()
+		for {
+			select {
+			case <-converted.StopChan():
+				return
+			case e, ok := <-events.ResultChan():
+				if !ok {
+					return
+				}
+				e, err := to(e)
+				if err != nil {
+					status := apierrors.NewInternalError(err).Status()
+					e = watchapi.Event{Type: watchapi.Error, Object: &status}
+				}
+				select {
+				case <-converted.StopChan():
+					return
+				case out <- e:
+				}
 			}
-		},
-		DeleteFunc: func(o any) {
-			if gone, ok := o.(cache.DeletedFinalStateUnknown); ok {
-				o = gone.Obj
-			}
-			w.changed(o)
-		},
-	}
-	_, err := informer.AddEventHandler(handler)
-	return informer, errors.Join(err, informer.SetTransform(trim),
-		informer.SetWatchErrorHandlerWithContext(func(context.Context, *cache.Reflector, error) {})) // heard says it once
-}
-
-// trim keeps of an object what progress needs.
-func trim(o any) (any, error) {
-	if u, ok := o.(*unstructured.Unstructured); ok {
-		capi.Trim(u)
-	}
-	return o, nil
-}
-
-func indexByCluster(o any) ([]string, error) {
-	u, ok := o.(*unstructured.Unstructured)
-	if !ok || u.GetLabels()[capi.ClusterLabel] == "" {
-		return nil, nil
-	}
-	return []string{u.GetNamespace() + "/" + u.GetLabels()[capi.ClusterLabel]}, nil
-}
-
-func (w *watch) changed(o any) {
-	if u, ok := o.(*unstructured.Unstructured); ok {
-		w.owner.changed(w.of, u)
-	}
+		}
+	}()
+	return converted
 }
 
 // heard notes that the API server answered, or why it didn't.
@@ -189,45 +240,10 @@ func (w *watch) failing(now time.Time, patience time.Duration) string {
 	return w.of.kind.GroupKind().String() + " can't be watched: " + w.failure.Error()
 }
 
-func (w *watch) store() cache.SharedIndexInformer {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return w.informer
-}
-
-func (w *watch) synced() bool {
-	informer := w.store()
-	return informer != nil && informer.HasSynced()
-}
-
-func (w *watch) get(id object.ID) *unstructured.Unstructured {
-	informer := w.store()
-	if informer == nil {
-		return nil
+// selector is the label that objects have to have.
+func (s source) selector() string {
+	if s.made {
+		return capi.ClusterLabel
 	}
-	key := id.Name
-	if id.Namespace != "" {
-		key = id.Namespace + "/" + id.Name
-	}
-	o, exists, err := informer.GetStore().GetByKey(key)
-	if err != nil || !exists { // the store has no errors
-		return nil
-	}
-	return o.(*unstructured.Unstructured) //nolint:forcetypeassert // it holds nothing else
-}
-
-func (w *watch) ofCluster(cluster types.NamespacedName) []*unstructured.Unstructured {
-	informer := w.store()
-	if informer == nil {
-		return nil
-	}
-	found, err := informer.GetIndexer().ByIndex(byCluster, cluster.String())
-	if err != nil {
-		return nil // there is such an index
-	}
-	made := make([]*unstructured.Unstructured, 0, len(found))
-	for _, o := range found {
-		made = append(made, o.(*unstructured.Unstructured)) //nolint:forcetypeassert // it holds nothing else
-	}
-	return made
+	return v1alpha1.OverlayLabel
 }
