@@ -41,6 +41,9 @@ var managers = map[string]ManagerClass{
 	"Lens":       ManagerPerson,
 	"dashboard":  ManagerPerson,
 	"curl":       ManagerPerson,
+	// velero pkg/cmd/server/server.go, SetBasename. A person orders a restore; it is
+	// no former owner, whose fields would become ours.
+	"velero-server": ManagerPerson,
 
 	// kustomize-controller, helm-controller: internal/controller, FieldManager;
 	// flux: the command line's bootstrap.
@@ -73,6 +76,14 @@ var managers = map[string]ManagerClass{
 	"kube-controller-manager": ManagerController,
 	"kube-apiserver":          ManagerController,
 	"cluster-autoscaler":      ManagerController,
+	// kubernetes v1.36 pkg/controller/clusterroleaggregation.
+	"clusterrole-aggregation-controller": ManagerController,
+	// gatekeeper v3 main.go, UserAgent.
+	"gatekeeper": ManagerController,
+	// Binaries: kyverno v1.17 cmd/kyverno and cmd/background-controller; external-secrets.
+	"kyverno":               ManagerController,
+	"background-controller": ManagerController,
+	"external-secrets":      ManagerController,
 }
 
 // managerPrefixes are names that vary at the end.
@@ -88,6 +99,9 @@ var managerPrefixes = []struct {
 	// capi-machineset-metadata, capi-kubeadmcontrolplane,
 	// capi-kubeadmcontrolplane-metadata, capi-topology.
 	{"capi-", ManagerController},
+	// cert-manager v1.18 pkg/util/useragent.go, RestConfigWithUserAgent: cainjector and
+	// the controllers.
+	{"cert-manager-", ManagerController},
 }
 
 // ClassifyManager says to whom a field manager belongs.
@@ -103,9 +117,19 @@ func ClassifyManager(name string) ManagerClass {
 	return ManagerUnknown
 }
 
+// speakers are the managers of whole objects that were written back.
+var speakers = map[string]bool{
+	// Where an object was first server-side applied: all fields that it had.
+	"before-first-apply": true,
+	// cluster-api v1.14 cmd/clusterctl/client/cluster/mover.go: move creates objects as
+	// they were, fields of controllers included.
+	"clusterctl": true,
+	// A restore does the same (velero issue 5701: velero owns all fields of what it has
+	// restored; it puts the original entries back since v1.11).
+	"velero-server": true,
+}
+
 // SpeaksForAll tells whether a field manager's entry stands for the whole object as
 // it was once written back, fields of controllers included. It says nothing about who
 // set a field, so none of them is foreign.
-func SpeaksForAll(name string) bool {
-	return name == "before-first-apply" || name == "clusterctl" || name == "velero-server"
-}
+func SpeaksForAll(name string) bool { return speakers[name] }

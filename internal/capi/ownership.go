@@ -1,10 +1,11 @@
 package capi
 
 import (
-	"reflect"
+	"maps"
+	"slices"
+	"strings"
 
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
-	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"capstan.dev/capstan/api/v1alpha1"
 )
@@ -80,6 +81,22 @@ func (o Ownership) Unstable(pointer string) bool {
 	return o.find(pointer, func(r *ownershipRule) bool { return r.effect == unstable }) != nil
 }
 
+// Stable returns the value of a field that is set as a whole without what is
+// [Ownership.Unstable] in it. The value itself is not changed.
+func (o Ownership) Stable(pointer string, value any) any {
+	inner, ok := value.(map[string]any)
+	if !ok {
+		return value
+	}
+	stable := make(map[string]any, len(inner))
+	for key, v := range inner {
+		if at := pointer + "/" + escape(key); !o.Unstable(at) {
+			stable[key] = o.Stable(at, v)
+		}
+	}
+	return stable
+}
+
 // find returns the first rule that covers a field, holds for the object and is one
 // that is wanted.
 func (o Ownership) find(pointer string, wanted func(*ownershipRule) bool) *ownershipRule {
@@ -101,15 +118,24 @@ func (o Ownership) find(pointer string, wanted func(*ownershipRule) bool) *owner
 
 // allows tells whether a rule holds for a value.
 func (r *ownershipRule) allows(value any) bool {
-	if r.values == nil {
-		return true
+	return r.values == nil || slices.ContainsFunc(r.values, func(v any) bool { return sameValue(v, value) })
+}
+
+// sameValue compares what a rule says, whose numbers are int64, with a live value, whose
+// numbers depend on who has decoded it.
+func sameValue(want, live any) bool {
+	switch live := live.(type) {
+	case float64:
+		n, ok := want.(int64)
+		return ok && float64(n) == live
+	case map[string]any:
+		m, ok := want.(map[string]any)
+		return ok && maps.EqualFunc(m, live, sameValue)
+	case []any, nil:
+		return false
+	default:
+		return want == live
 	}
-	for _, v := range r.values {
-		if reflect.DeepEqual(v, value) {
-			return true
-		}
-	}
-	return false
 }
 
 // fieldMap holds rules by the first element, or the first two, of their patterns.
@@ -119,6 +145,9 @@ type fieldEntry struct {
 	pattern string
 	rule    *ownershipRule
 }
+
+// The first two elements tell most rules apart; a pattern whose second is open goes by
+// its first.
 
 // heads returns a pointer's first element and its first two, with their slashes.
 func heads(pointer string) (one, two string) {
@@ -154,49 +183,12 @@ func indexRules(rules []ownershipRule) []kindFields {
 			all = append(all, kindFields{kinds: r.kinds, fields: fieldMap{}})
 		}
 		for _, pattern := range r.fields {
-			_, head := heads(pattern)
+			one, head := heads(pattern)
+			if strings.Contains(head, "*") {
+				head = one
+			}
 			all[j].fields[head] = append(all[j].fields[head], fieldEntry{pattern: pattern, rule: r})
 		}
 	}
 	return all
-}
-
-// kindSet is a set of kinds with a name for people.
-type kindSet struct {
-	name string
-	have func(schema.GroupKind) bool
-}
-
-// circumstance is what must be true of a live object for a rule to hold.
-type circumstance struct {
-	name  string
-	holds func(*unstructured.Unstructured) bool
-}
-
-// effect is what a rule says about a field.
-type effect string
-
-const (
-	// leaves: nothing is reported where Git does not declare the field.
-	leaves effect = "left"
-	// yields: nor where Git declares it, once somebody else has taken it.
-	yields effect = "yielded"
-	// unstable: its value says nothing.
-	unstable effect = "unstable"
-)
-
-// ownershipRule is one entry of the map.
-type ownershipRule struct {
-	kinds *kindSet
-	// fields are patterns as [Covers] takes them. The first two elements are plain.
-	fields []string
-	// when, if set, must hold for the live object.
-	when *circumstance
-	// values, if set, are the only ones for which the rule holds: defaults.
-	values []any
-	effect effect
-	// why says it to people: who writes the field.
-	why string
-	// source is where upstream says so.
-	source string
 }
