@@ -89,7 +89,7 @@ var rows = map[string]row{
 	forge: {layer: 1, imports: []string{},
 		why: "forge speaks to a Git host and knows nothing of fleets: what a status or a comment says is not its business"},
 
-	planner: {layer: 2, imports: []string{api, object, tree, render, capi, inventory, apply, plan},
+	planner: {layer: 2, imports: []string{api, object, tree, render, capi, inventory, apply, plan, drift},
 		why: "what a tree would do is worked out in one place, by the workers that would do it, and nothing is done"},
 
 	sandbox: {layer: 2, imports: []string{render, tree, object},

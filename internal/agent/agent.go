@@ -30,6 +30,7 @@ import (
 	"capstan.dev/capstan/internal/apply"
 	"capstan.dev/capstan/internal/forge"
 	"capstan.dev/capstan/internal/live"
+	"capstan.dev/capstan/internal/object"
 	"capstan.dev/capstan/internal/planner"
 	"capstan.dev/capstan/internal/sandbox"
 	"capstan.dev/capstan/internal/source"
@@ -140,10 +141,11 @@ func Setup(ctx context.Context, mgr manager.Manager, opts Options) error {
 		return fmt.Errorf("index overlays by Fleet: %w", err)
 	}
 	s := &setup{Options: opts, mgr: mgr, applier: applier, metrics: metrics, queue: &objectQueue{}, syncs: &objectQueue{}, reports: &objectQueue{}, pulls: &lateQueue[pullRequest]{}, checked: newCheckedPulls()}
-	s.progress, s.counts = &objectQueue{}, &objectQueue{}
+	s.progress, s.drifts, s.counts = &objectQueue{}, &objectQueue{}, &objectQueue{}
 	s.objects, err = live.New(live.Options{
 		Config: mgr.GetConfig(), Mapper: mgr.GetRESTMapper(), Failed: metrics.unwatched, Log: opts.Log.WithName("live"),
 		Changed: func(overlay types.NamespacedName) { s.progress.addAfter(overlay, progressPause) },
+		Sighted: s.drifts.add,
 	})
 	if err != nil {
 		return err
@@ -189,9 +191,11 @@ type setup struct {
 	counts *objectQueue
 	// progress takes overlays whose live objects may look different now.
 	progress *objectQueue
-	objects  *live.Objects
-	pulls    *lateQueue[pullRequest]
-	checked  *checkedPulls
+	// drifts takes overlays whose live objects may no longer say what was applied.
+	drifts  *objectQueue
+	objects *live.Objects
+	pulls   *lateQueue[pullRequest]
+	checked *checkedPulls
 	// replan has a Fleet's pull requests looked at again.
 	replan func(*v1alpha1.Fleet)
 }
@@ -236,7 +240,7 @@ func (s *setup) overlays() error {
 		applier: func(namespace, account string) (Applier, error) { return s.as(namespace, account) },
 		key:     s.key, board: s.board, clock: s.Clock,
 		recorder: s.recorder(), metrics: s.metrics,
-		objects: s.objects, follow: s.progress.addAfter,
+		objects: s.objects, follow: s.progress.addAfter, look: s.drifts.add, mirrors: s.mirrors,
 		turns:    &turns{held: map[types.NamespacedName]*turn{}},
 		written:  &written{clock: s.Clock, last: map[types.NamespacedName]*v1alpha1.ClusterOverlay{}, times: map[types.NamespacedName]time.Time{}},
 		attempts: &attempts{first: s.RetryFirst, most: s.RetryMost, count: map[types.NamespacedName]int{}},
@@ -248,6 +252,19 @@ func (s *setup) overlays() error {
 		WatchesRawSource(s.progress).
 		WithOptions(controller.Options{MaxConcurrentReconciles: s.OverlayWorkers, RateLimiter: s.backoff()}).
 		Complete(progress); err != nil {
+		return err
+	}
+	drift := &driftReconciler{
+		overlayReconciler: r, examined: &examinations{found: map[types.NamespacedName]map[object.ID]remembered{}},
+		failures: &attempts{first: s.RetryFirst, most: s.RetryMost, count: map[types.NamespacedName]int{}},
+	}
+	told := predicate.Or(comes, annotationChanged(v1alpha1.ApproveCorrectionAnnotation))
+	if err := builder.ControllerManagedBy(s.mgr).Named("drift").
+		Watches(&v1alpha1.ClusterOverlay{}, &handler.EnqueueRequestForObject{}, builder.WithPredicates(told)).
+		Watches(&v1alpha1.Fleet{}, handler.EnqueueRequestsFromMapFunc(s.overlaysOf), builder.WithPredicates(predicate.GenerationChangedPredicate{})). // spec.drift
+		WatchesRawSource(s.drifts).
+		WithOptions(controller.Options{MaxConcurrentReconciles: s.OverlayWorkers, RateLimiter: s.backoff()}).
+		Complete(drift); err != nil {
 		return err
 	}
 	wanted := predicate.Or(

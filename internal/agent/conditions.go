@@ -36,8 +36,7 @@ func setCondition(conditions *[]metav1.Condition, generation int64, kind string,
 
 // untracked are the conditions that this version does not compute.
 var untracked = map[string]string{
-	v1alpha1.ValidCondition:  "validation rules are not evaluated by this version",
-	v1alpha1.InSyncCondition: "drift is not tracked by this version",
+	v1alpha1.ValidCondition: "validation rules are not evaluated by this version",
 }
 
 // summarise sets the conditions that follow from others: those that are not
@@ -45,6 +44,9 @@ var untracked = map[string]string{
 func summarise(status *v1alpha1.ClusterOverlayStatus, generation int64, suspended bool) {
 	for kind, message := range untracked {
 		setCondition(&status.Conditions, generation, kind, metav1.ConditionUnknown, v1alpha1.NotTrackedReason, message)
+	}
+	if meta.FindStatusCondition(status.Conditions, v1alpha1.InSyncCondition) == nil {
+		setCondition(&status.Conditions, generation, v1alpha1.InSyncCondition, metav1.ConditionUnknown, v1alpha1.NotWatchedReason, "not looked at yet")
 	}
 	if status.PendingDeletion == nil && meta.FindStatusCondition(status.Conditions, v1alpha1.PendingDeletionCondition) == nil {
 		setCondition(&status.Conditions, generation, v1alpha1.PendingDeletionCondition, metav1.ConditionFalse, v1alpha1.NothingPendingReason, "")

@@ -26,6 +26,8 @@ type Mirror interface {
 	// Sync returns the newest commit of the tracked ref, after one look at the
 	// remote and at most one fetch. On error the caller keeps what it has.
 	Sync(ctx context.Context) (*source.Snapshot, error)
+	// At returns the tree of a commit that was fetched before, without asking the remote.
+	At(ctx context.Context, hash string) (*source.Snapshot, error)
 	// Proposal is what a pull request would make of the tracked ref.
 	Proposal(ctx context.Context, ref string, target *source.Snapshot) (*source.Proposal, error)
 	Stats() source.Stats

@@ -39,7 +39,7 @@ func (l *listed) List(_ context.Context, list client.ObjectList, _ ...client.Lis
 }
 
 // drift is of every class, the most urgent of which is not the first.
-func drift(now time.Time) []v1alpha1.DriftedObject {
+func driftsOf(now time.Time) []v1alpha1.DriftedObject {
 	drifted := func(action v1alpha1.DriftAction, age time.Duration, classes ...v1alpha1.FindingClass) v1alpha1.DriftedObject {
 		d := v1alpha1.DriftedObject{Action: action, DetectedTime: metav1.NewTime(now.Add(-age))}
 		for _, class := range classes {
@@ -85,7 +85,7 @@ func collector(t *testing.T, n, most int, leads bool) *prometheus.Registry {
 			o.Status.Progress.Phase, o.Status.ConvergedRevision = v1alpha1.PhaseStalled, "1"
 		}
 		if i%10 == 5 {
-			o.Status.Drift, o.Status.DriftedObjects = drift(now), 6
+			o.Status.Drift, o.Status.DriftedObjects = driftsOf(now), 6
 		}
 		for _, kind := range []string{v1alpha1.RenderedCondition, v1alpha1.AppliedCondition, v1alpha1.PendingDeletionCondition} {
 			setCondition(&o.Status.Conditions, 1, kind, metav1.ConditionTrue, v1alpha1.SucceededReason, "")

@@ -141,7 +141,7 @@ func TestSuspendTeardown(t *testing.T) {
 func TestReconcileRequest(t *testing.T) {
 	w := newWorld(t)
 	first := revision(w.commit(clusterOf("a", "one")))
-	w.fleet()
+	w.fleet(reports) // else they would be restored without a request
 	w.start()
 	w.untilApplied(first, "clusters/a")
 	w.untilFleetApplied(first)

@@ -16,6 +16,7 @@ import (
 
 	"capstan.dev/capstan/api/v1alpha1"
 	"capstan.dev/capstan/internal/apply"
+	"capstan.dev/capstan/internal/drift"
 	"capstan.dev/capstan/internal/inventory"
 	"capstan.dev/capstan/internal/object"
 	"capstan.dev/capstan/internal/planner"
@@ -101,7 +102,7 @@ func (run *overlayRun) send(ctx context.Context, ids []object.ID, known map[obje
 		return apply.Report{}, err
 	}
 	req := run.built.Request(run.owner())
-	req.Objects, req.Known, req.ReadAll = run.built.Pick(ids), known, run.requested
+	req.Objects, req.Known, req.ReadAll, req.Left = run.built.Pick(ids), known, run.requested, run.left(ctx)
 	done := run.metrics.applying()
 	defer func() {
 		if !errors.Is(err, errStop) { // it is only too early
@@ -138,6 +139,15 @@ func (run *overlayRun) send(ctx context.Context, ids []object.ID, known map[obje
 		run.wakeFormer(from)
 	}
 	return report, err
+}
+
+// left tells which fields the Fleet leaves to others.
+func (run *overlayRun) left(ctx context.Context) func(object.ID, string, string) bool {
+	var fleet v1alpha1.Fleet
+	if err := run.client.Get(ctx, run.fleetName, &fleet); err != nil {
+		return nil // from a cache: the Fleet is no more
+	}
+	return planner.Left(&fleet)
 }
 
 // refused is what kept a part of an apply from being done.
@@ -179,7 +189,8 @@ func (run *overlayRun) recordOutcomes(report apply.Report) {
 		if attempted(o.Action) {
 			outcome := inventory.Outcome{Ref: o.Ref, Digest: digests[o.ID], Applied: o.Err == nil}
 			if o.After != nil && o.Action != apply.ActionSkipped { // else a dry-run made it up
-				outcome.Generation = o.After.GetGeneration()
+				outcome.Generation, outcome.ResourceVersion = o.After.GetGeneration(), o.After.GetResourceVersion()
+				outcome.StateDigest = drift.See(o.After).Digest(run.digester)
 			}
 			outcomes = append(outcomes, outcome)
 		}

@@ -30,6 +30,7 @@ import (
 // *apply.Error.
 type Applier interface {
 	Apply(ctx context.Context, req apply.Request) (apply.Report, error)
+	DryRun(ctx context.Context, req apply.Request) (apply.Report, error)
 	Get(ctx context.Context, ref v1alpha1.ObjectReference) (*unstructured.Unstructured, error)
 	Delete(ctx context.Context, ref v1alpha1.ObjectReference, owner apply.Owner) (apply.DeleteOutcome, error)
 	Halted(ctx context.Context, req apply.Request) *apply.Error
@@ -50,6 +51,9 @@ type overlayReconciler struct {
 	objects  LiveObjects
 	// follow asks for another look at an overlay's progress after a while.
 	follow func(overlay types.NamespacedName, after time.Duration)
+	// look asks for another look at an overlay's drift.
+	look    func(overlay types.NamespacedName)
+	mirrors *mirrors
 
 	turns    *turns
 	written  *written
@@ -108,8 +112,9 @@ var overlaySteps = []overlayStep{
 
 // Reconcile runs the steps, then records the outcome whatever it was.
 func (r *overlayReconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Result, error) {
-	// Whatever happens here, progress is looked at afterwards: what changed meanwhile was
-	// left to us.
+	// Whatever happens here, progress and drift are looked at afterwards: both speak of what
+	// was applied.
+	defer r.look(req.NamespacedName)
 	defer r.follow(req.NamespacedName, 0)
 	defer r.turns.take(req.NamespacedName)()
 	var overlay v1alpha1.ClusterOverlay

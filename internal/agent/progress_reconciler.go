@@ -15,6 +15,7 @@ import (
 
 	"capstan.dev/capstan/api/v1alpha1"
 	"capstan.dev/capstan/internal/live"
+	"capstan.dev/capstan/internal/object"
 )
 
 // progressPause is how long to wait for more after a live object has changed: they
@@ -30,6 +31,7 @@ type LiveObjects interface {
 	Declare(overlay types.NamespacedName, refs []v1alpha1.ObjectReference)
 	Forget(overlay types.NamespacedName)
 	Look(overlay types.NamespacedName) live.View
+	Seen(overlay types.NamespacedName) map[object.ID]live.Seen
 	Machines(ctx context.Context, overlay types.NamespacedName) ([]*unstructured.Unstructured, error)
 }
 
@@ -41,9 +43,9 @@ type progressReconciler struct {
 
 // Reconcile records the progress of an overlay, if it says something new.
 func (r *progressReconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Result, error) {
-	end := r.turns.try(req.NamespacedName)
+	end := r.turns.try(req.NamespacedName, func() { r.follow(req.NamespacedName, 0) })
 	if end == nil {
-		return ctrl.Result{}, nil // who has the turn asks for us afterwards
+		return ctrl.Result{}, nil
 	}
 	defer end()
 	var overlay v1alpha1.ClusterOverlay

@@ -27,7 +27,7 @@ func TestTurns(t *testing.T) {
 				most = max(most, inside)
 				inside--
 				end()
-				if end := turns.try(name); end != nil {
+				if end := turns.try(name, func() {}); end != nil {
 					tried++
 					end()
 				}
@@ -39,16 +39,16 @@ func TestTurns(t *testing.T) {
 		t.Errorf("%d at once, %d on record", most, len(turns.held))
 	}
 	end := turns.take(name)
-	if turns.try(name) != nil {
+	if turns.try(name, func() {}) != nil {
 		t.Error("two have the turn")
 	}
-	if other := turns.try(types.NamespacedName{Name: "b"}); other == nil {
+	if other := turns.try(types.NamespacedName{Name: "b"}, func() {}); other == nil {
 		t.Error("another overlay is kept waiting")
 	} else {
 		other()
 	}
 	end()
-	if end := turns.try(name); end == nil {
+	if end := turns.try(name, func() {}); end == nil {
 		t.Error("nobody has the turn, and it isn't given")
 	} else {
 		end()

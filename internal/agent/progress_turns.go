@@ -16,6 +16,8 @@ type turns struct {
 type turn struct {
 	sync.Mutex
 	users int // who holds it and who waits
+	// then is called when the turn ends, for those who didn't wait.
+	then []func()
 }
 
 // take waits for an overlay's turn and returns what ends it.
@@ -32,11 +34,13 @@ func (t *turns) take(name types.NamespacedName) (end func()) {
 	return func() { t.end(name, h) }
 }
 
-// try is take, unless somebody else has the turn: then it returns nil at once.
-func (t *turns) try(name types.NamespacedName) (end func()) {
+// try is take, unless somebody else has the turn: then it returns nil at once, and then
+// is called when that one's turn ends. It must return at once.
+func (t *turns) try(name types.NamespacedName, then func()) (end func()) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.held[name] != nil {
+	if h := t.held[name]; h != nil {
+		h.then = append(h.then, then)
 		return nil
 	}
 	h := &turn{users: 1}
@@ -50,6 +54,11 @@ func (t *turns) end(name types.NamespacedName, h *turn) {
 	if h.users--; h.users == 0 {
 		delete(t.held, name)
 	}
+	asked := h.then
+	h.then = nil
 	t.mu.Unlock()
 	h.Unlock()
+	for _, ask := range asked {
+		ask()
+	}
 }

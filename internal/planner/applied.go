@@ -15,7 +15,7 @@ import (
 // applied asks the API server what applying would do to each object.
 func (p *planning) applied(ctx context.Context, built *Built) ([]plan.Change, *apply.Error, error) {
 	req := built.Request(p.Owner)
-	req.ReadAll = true
+	req.ReadAll, req.Left = true, Left(p.Fleet)
 	if p.Fleet == nil {
 		// The objects carry no labels then, and whatever carries any is another's.
 		req.Owner = apply.Owner{FleetName: "none", Overlay: "none"}

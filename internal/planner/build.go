@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -11,6 +12,7 @@ import (
 	"capstan.dev/capstan/api/v1alpha1"
 	"capstan.dev/capstan/internal/apply"
 	"capstan.dev/capstan/internal/capi"
+	"capstan.dev/capstan/internal/drift"
 	"capstan.dev/capstan/internal/inventory"
 	"capstan.dev/capstan/internal/object"
 	"capstan.dev/capstan/internal/render"
@@ -140,6 +142,23 @@ func (b *Built) Request(owner apply.Owner) apply.Request {
 		req.Cluster, req.GitPaused = &id, capi.Paused(b.Cluster)
 	}
 	return req
+}
+
+// Holds tells whether an object is rendered with a manifest of this digest.
+func (b *Built) Holds(id object.ID, digest string) bool {
+	return digest != "" && slices.ContainsFunc(b.Desired, func(d inventory.Desired) bool {
+		return d.Digest == digest && inventory.IDOf(d.Ref) == id
+	})
+}
+
+// Left tells which fields a Fleet leaves to which managers, see [apply.Request].
+func Left(fleet *v1alpha1.Fleet) func(id object.ID, pointer, manager string) bool {
+	if fleet == nil || len(fleet.Spec.Drift.Ignore) == 0 {
+		return nil
+	}
+	return func(id object.ID, pointer, manager string) bool {
+		return drift.Ignored(fleet.Spec.Drift.Ignore, id.GroupKind(), pointer, manager)
+	}
 }
 
 // Pick returns the objects with these identities.

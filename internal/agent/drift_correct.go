@@ -1,0 +1,161 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"slices"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"capstan.dev/capstan/api/v1alpha1"
+	"capstan.dev/capstan/internal/apply"
+	"capstan.dev/capstan/internal/drift"
+	"capstan.dev/capstan/internal/inventory"
+	"capstan.dev/capstan/internal/object"
+	"capstan.dev/capstan/internal/planner"
+)
+
+// approveDriftStep takes the approval off the overlay once it is in the status: it is
+// used once. A crash before that finds both, and approves nothing else: the hash stands
+// for what is approved already.
+func approveDriftStep(ctx context.Context, run *driftRun) error {
+	hashes := run.approvals()
+	if len(hashes) == 0 {
+		return nil
+	}
+	if run.late {
+		return nil // what it approves may not be seen yet
+	}
+	for _, d := range run.drifted {
+		delete(hashes, d.hash)
+	}
+	if err := run.patchMetadata(ctx, "remove the used approval", func(o *v1alpha1.ClusterOverlay) {
+		delete(o.Annotations, v1alpha1.ApproveCorrectionAnnotation)
+	}); err != nil {
+		return err
+	}
+	for hash := range hashes {
+		run.events = append(run.events, notice{corev1.EventTypeWarning, v1alpha1.CorrectionHeldReason,
+			"the approval " + hash + " is void: no correction of that hash waits; see status.drift"})
+	}
+	return nil
+}
+
+// correctDriftStep applies again what has drifted, and nothing else.
+func correctDriftStep(ctx context.Context, run *driftRun) error {
+	due := map[*planner.Built][]*drifted{}
+	for _, d := range run.drifted {
+		if d.decision.Action != v1alpha1.DriftCorrecting {
+			continue
+		}
+		built, why, err := run.renders.of(ctx, d)
+		if err != nil {
+			return err
+		}
+		if built == nil {
+			d.obstacle = why
+			run.decide(d)
+			continue
+		}
+		due[built] = append(due[built], d)
+	}
+	for _, built := range []*planner.Built{run.renders.tip, run.renders.applied} {
+		if some := due[built]; built != nil && len(some) > 0 {
+			if err := run.correct(ctx, built, some); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// correct applies objects of one render again and notes what became of them.
+func (run *driftRun) correct(ctx context.Context, built *planner.Built, some []*drifted) error {
+	applier, err := run.driftApplier()
+	if err != nil {
+		return err
+	}
+	req := run.driftRequest(built, some)
+	req.Override = func(manager string) bool {
+		return slices.ContainsFunc(some, func(d *drifted) bool { return slices.Contains(d.decision.Override, manager) })
+	}
+	report, err := applier.Apply(ctx, req)
+	if err != nil {
+		return err
+	}
+	run.metrics.sent(report)
+	if report.Halted != nil {
+		run.halt = report.Halted.Error()
+		run.again(clusterRetry)
+		for _, d := range some {
+			run.decide(d)
+		}
+		return nil
+	}
+	outcomes := map[object.ID]apply.Outcome{}
+	for _, o := range report.Outcomes {
+		outcomes[o.ID] = o
+	}
+	// What was not accepted stays on record as it was applied: then it has still drifted.
+	report.Outcomes = slices.DeleteFunc(report.Outcomes, func(o apply.Outcome) bool { return o.Err != nil })
+	run.built = built
+	run.recordOutcomes(report)
+	for _, d := range some {
+		run.corrected(d, outcomes[d.id])
+	}
+	run.drifted = slices.DeleteFunc(run.drifted, func(d *drifted) bool { return len(d.findings) == 0 })
+	return nil
+}
+
+// corrected notes what became of one object.
+func (run *driftRun) corrected(d *drifted, o apply.Outcome) {
+	lost := d.findings
+	if e := run.entry(d.id); e != nil {
+		d.entry = e
+	}
+	if o.Err != nil || !attempted(o.Action) {
+		why := "it was not reached, because something else could not be written"
+		var err error = errNotReached
+		if o.Err != nil {
+			why, err = object.Scrub(o.Err.Error(), o.Before), o.Err
+		}
+		run.lags = append(run.lags, func() { run.metrics.corrected(lost, err) })
+		d.obstacle = why
+		run.decide(d)
+		run.again(run.failures.failed(run.name))
+		return
+	}
+	run.failures.succeeded(run.name)
+	run.overwrote(d.id, d.entry.ObjectReference, lost)
+	d.findings, d.examination.consequences, d.hash, d.approved = nil, nil, "", false
+	if o.After != nil {
+		d.findings = drift.Foreign(d.id.GroupKind(), drift.See(o.After), run.fleet.Spec.Drift.Ignore)
+	}
+	run.decide(d)
+}
+
+// overwrote notes who lost which change.
+func (run *driftRun) overwrote(id object.ID, ref v1alpha1.ObjectReference, lost []v1alpha1.Finding) {
+	const most = 5 // findings of a correction in a status
+	lost = slices.DeleteFunc(slices.Clone(lost), func(f v1alpha1.Finding) bool { return f.Class == v1alpha1.FindingForeign })
+	run.events = append(run.events, notice{corev1.EventTypeNormal, "Corrected", id.String() + ": applied again; written over: " + run.scrub(drift.Words(lost))})
+	run.lags = append(run.lags, func() { run.metrics.corrected(lost, nil) })
+	now := run.clock.Now()
+	run.status.Corrections = drift.Remember(run.status.Corrections, v1alpha1.Correction{
+		ObjectReference: ref, Time: metav1.Time{Time: now}.Rfc3339Copy(), Findings: lost[:min(len(lost), most)],
+	}, now)
+}
+
+// entry finds the entry of an object in the inventory to be recorded.
+func (run *driftRun) entry(id object.ID) *v1alpha1.InventoryEntry {
+	for i := range run.status.Inventory {
+		if inventory.IDOf(run.status.Inventory[i].ObjectReference) == id {
+			return &run.status.Inventory[i]
+		}
+	}
+	return nil
+}
+
+// errNotReached is what became of a correction that another one kept from being sent.
+var errNotReached = errors.New("not reached")

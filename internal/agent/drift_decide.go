@@ -1,0 +1,158 @@
+package agent
+
+import (
+	"cmp"
+	"context"
+	"slices"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"capstan.dev/capstan/api/v1alpha1"
+	"capstan.dev/capstan/internal/capi"
+	"capstan.dev/capstan/internal/drift"
+	"capstan.dev/capstan/internal/inventory"
+)
+
+// decideDriftStep says of each drifted object what is done about it.
+func decideDriftStep(_ context.Context, run *driftRun) error {
+	approvals := run.approvals()
+	for _, d := range run.drifted {
+		d.approved = d.hash != "" && (approvals[d.hash] || d.was != nil && d.was.Approved && d.was.Hash == d.hash)
+		run.decide(d)
+	}
+	run.waitForCluster()
+	return nil
+}
+
+func (run *driftRun) decide(d *drifted) {
+	mode, problem := drift.ModeOf(run.fleet.Spec.Drift, run.overlay.Spec.Drift, d.seen.Annotations)
+	d.decision = drift.Decide(drift.Case{
+		Overlay: run.overlay.UID, Ref: d.entry.ObjectReference, Findings: d.findings, Mode: mode, Consequences: d.consequences,
+		Hash: d.hash, Approved: d.approved, Last: run.lastCorrection(d), Obstacle: cmp.Or(d.obstacle, d.refused, run.obstacle()), Now: run.clock.Now(),
+	})
+	if problem != "" {
+		d.decision.Message = strings.Trim(problem+"; "+d.decision.Message, "; ")
+	}
+	if !d.decision.Next.IsZero() {
+		run.again(max(d.decision.Next.Sub(run.clock.Now()), confirmRetry))
+	}
+}
+
+// obstacle says why nothing of the overlay is written now.
+func (run *driftRun) obstacle() string {
+	switch {
+	case run.suspended():
+		return "it is suspended"
+	case run.halt != "":
+		return run.halt
+	}
+	return ""
+}
+
+// waitForCluster keeps the parts of a cluster from being made before the Cluster is
+// there: a person deleted it, or moved it to another management cluster.
+func (run *driftRun) waitForCluster() {
+	for _, c := range run.drifted {
+		gone := slices.ContainsFunc(c.findings, func(f v1alpha1.Finding) bool { return f.Class == v1alpha1.FindingMissing })
+		if !capi.IsCluster(c.id.GroupKind()) || !gone || c.decision.Action == v1alpha1.DriftCorrecting {
+			continue
+		}
+		for _, d := range run.drifted {
+			if d.decision.Action == v1alpha1.DriftCorrecting {
+				d.decision = drift.Decision{Action: v1alpha1.DriftBlocked, Message: "it waits for " + c.id.String() + ", which is missing"}
+			}
+		}
+	}
+}
+
+func (run *driftRun) lastCorrection(d *drifted) *v1alpha1.Correction {
+	for i := range run.status.Corrections {
+		if inventory.IDOf(run.status.Corrections[i].ObjectReference) == d.id {
+			return &run.status.Corrections[i]
+		}
+	}
+	return nil
+}
+
+// approvals are the hashes that the overlay's annotation holds.
+func (run *driftRun) approvals() map[string]bool {
+	approved := map[string]bool{}
+	for hash := range strings.SplitSeq(run.overlay.Annotations[v1alpha1.ApproveCorrectionAnnotation], ",") {
+		approved[strings.TrimSpace(hash)] = true
+	}
+	delete(approved, "")
+	return approved
+}
+
+// maxDrift is how many drifted objects a status holds, maxFindings how many findings
+// of each.
+const maxDrift, maxFindings = 50, 10
+
+// recordDriftStep writes down what is found, and what is about to be done about it.
+func recordDriftStep(ctx context.Context, run *driftRun) error {
+	var list []v1alpha1.DriftedObject
+	for _, d := range run.drifted {
+		list = append(list, run.recordOf(d))
+	}
+	drift.Sort(list)
+	run.status.Drift, run.status.DriftedObjects = list[:min(len(list), maxDrift)], int32(len(list)) //nolint:gosec // at most 2,000
+	switch {
+	case len(list) > 0:
+		reason, message := drift.Summary(list, len(list))
+		run.condition(v1alpha1.InSyncCondition, metav1.ConditionFalse, reason, message)
+	case run.blind != "":
+		run.condition(v1alpha1.InSyncCondition, metav1.ConditionUnknown, v1alpha1.NotWatchedReason, run.blind)
+	case !run.late:
+		run.condition(v1alpha1.InSyncCondition, metav1.ConditionTrue, v1alpha1.SucceededReason, "the live objects say what was applied")
+	}
+	if err := run.save(ctx); err != nil {
+		return err
+	}
+	run.announce()
+	return nil
+}
+
+// recordOf is what the status says of an object.
+func (run *driftRun) recordOf(d *drifted) v1alpha1.DriftedObject {
+	o := v1alpha1.DriftedObject{
+		ObjectReference: d.entry.ObjectReference, Action: d.decision.Action, Message: truncate(run.scrub(d.decision.Message)),
+		Hash: d.decision.Hash, Approved: d.approved,
+		DetectedTime: metav1.Time{Time: run.clock.Now()}.Rfc3339Copy(),
+		Findings:     d.findings[:min(len(d.findings), maxFindings)], MoreFindings: int32(max(len(d.findings)-maxFindings, 0)), //nolint:gosec // few
+	}
+	if o.Approved {
+		o.Hash = d.hash
+	}
+	if next := d.decision.Next; !next.IsZero() {
+		at := metav1.Time{Time: next}.Rfc3339Copy()
+		o.NextTime = &at
+	}
+	if d.was != nil {
+		o.DetectedTime = d.was.DetectedTime
+	}
+	run.tell(d, &o)
+	d.was = &o
+	return o
+}
+
+// tell counts what is news of an object, and has it announced.
+func (run *driftRun) tell(d *drifted, is *v1alpha1.DriftedObject) {
+	if d.was == nil {
+		run.events = append(run.events, notice{corev1.EventTypeWarning, v1alpha1.DriftedReason, run.words(d)})
+		run.lags = append(run.lags, func() { run.metrics.drifted(d.findings) })
+	}
+	if is.Action == v1alpha1.DriftFight && (d.was == nil || d.was.Action != v1alpha1.DriftFight) {
+		run.events = append(run.events, notice{corev1.EventTypeWarning, v1alpha1.FightReason, d.id.String() + ": " + is.Message})
+		run.lags = append(run.lags, func() { run.metrics.fought(d.findings) })
+	}
+	if is.Action == v1alpha1.DriftHeld && (d.was == nil || d.was.Action != v1alpha1.DriftHeld) {
+		run.events = append(run.events, notice{corev1.EventTypeWarning, v1alpha1.CorrectionHeldReason, d.id.String() + ": " + is.Message})
+	}
+}
+
+// words says who changed what of an object.
+func (run *driftRun) words(d *drifted) string {
+	return truncate(run.scrub(d.id.String() + ": " + drift.Words(d.findings)))
+}

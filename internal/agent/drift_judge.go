@@ -1,0 +1,147 @@
+package agent
+
+import (
+	"context"
+	"encoding/json"
+	"strconv"
+	"sync"
+
+	"k8s.io/apimachinery/pkg/types"
+
+	"capstan.dev/capstan/api/v1alpha1"
+	"capstan.dev/capstan/internal/capi"
+	"capstan.dev/capstan/internal/drift"
+	"capstan.dev/capstan/internal/inventory"
+	"capstan.dev/capstan/internal/live"
+	"capstan.dev/capstan/internal/object"
+)
+
+// drifted is an object that doesn't say what was applied, or may not.
+type drifted struct {
+	id    object.ID
+	entry *v1alpha1.InventoryEntry // in the status to be recorded
+	seen  live.Seen
+	was   *v1alpha1.DriftedObject // what is recorded of it, nil for news
+
+	// suspect is true until the object was read.
+	suspect bool
+	examination
+	// obstacle says why it can't be written now.
+	obstacle string
+	decision drift.Decision
+	approved bool
+}
+
+// examination is what a look at an object has found.
+type examination struct {
+	findings     []v1alpha1.Finding
+	consequences []capi.Consequence
+	hash         string
+	// refused says why the API server, or we, would not write it.
+	refused string
+}
+
+// judgeDriftStep compares what the watches have seen with what is recorded. It sends
+// nothing.
+func judgeDriftStep(_ context.Context, run *driftRun) error {
+	was := map[object.ID]*v1alpha1.DriftedObject{}
+	for i := range run.status.Drift {
+		was[inventory.IDOf(run.status.Drift[i].ObjectReference)] = &run.status.Drift[i]
+	}
+	seen := run.objects.Seen(run.name)
+	for i := range run.status.Inventory {
+		e := &run.status.Inventory[i]
+		if e.State != v1alpha1.EntryApplied {
+			continue // not ours alone, or not any more, or about to be applied
+		}
+		id := inventory.IDOf(e.ObjectReference)
+		d := &drifted{id: id, entry: e, seen: seen[id], was: was[id]}
+		switch {
+		case !d.seen.Known:
+			if why := d.seen.Why; why == "" {
+				run.late = true
+			} else if run.blind == "" || why < run.blind {
+				run.blind = why
+			}
+			run.keep(d)
+		case older(d.seen.ResourceVersion, e.ResourceVersion):
+			run.late = true
+			run.keep(d)
+		case d.seen.Deleting:
+			d.findings = []v1alpha1.Finding{{Class: v1alpha1.FindingMissing, To: `"being deleted"`}}
+			d.obstacle = "it is being deleted; it can be applied again when it is gone"
+			run.drifted = append(run.drifted, d)
+		case !d.seen.Present || d.seen.UID != e.UID || d.seen.Sight.Digest(run.digester) != e.StateDigest:
+			d.suspect = true
+			run.drifted = append(run.drifted, d)
+		default:
+			if d.was != nil && d.was.Action == v1alpha1.DriftCorrecting {
+				// The agent was killed after it had applied it again, or lost a race for the status.
+				run.overwrote(id, e.ObjectReference, d.was.Findings)
+			}
+			if d.findings = drift.Foreign(id.GroupKind(), d.seen.Sight, run.fleet.Spec.Drift.Ignore); len(d.findings) > 0 {
+				run.drifted = append(run.drifted, d)
+			}
+		}
+	}
+	return nil
+}
+
+// keep leaves what is recorded of an object that can't be judged now.
+func (run *driftRun) keep(d *drifted) {
+	if d.was != nil {
+		d.findings = d.was.Findings
+		d.obstacle = "it can't be seen now"
+		run.drifted = append(run.drifted, d)
+	}
+}
+
+// older reports whether one version of an object is before another. It is false if
+// either is unknown.
+func older(version, than string) bool {
+	a, errA := strconv.ParseUint(version, 10, 64)
+	b, errB := strconv.ParseUint(than, 10, 64)
+	return errA == nil && errB == nil && a < b
+}
+
+// examinations remembers what was found of objects that stay drifted, so that each
+// state of theirs is read once.
+type examinations struct {
+	mu    sync.Mutex
+	found map[types.NamespacedName]map[object.ID]remembered
+}
+
+type remembered struct {
+	state string
+	examination
+}
+
+// state stands for everything that a look at an object depends on.
+func (run *driftRun) state(d *drifted) string {
+	foreign, err := json.Marshal(d.seen.Sight.Foreign)
+	if err != nil {
+		return "" // it holds nothing but texts
+	}
+	return run.digester.Strings(string(d.seen.UID), strconv.FormatBool(d.seen.Present), d.seen.Sight.Digest(run.digester), string(foreign),
+		d.entry.Digest, d.entry.StateDigest, string(d.entry.UID), strconv.FormatInt(run.fleet.Generation, 10))
+}
+
+func (x *examinations) get(overlay types.NamespacedName, id object.ID, state string) (examination, bool) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	r, found := x.found[overlay][id]
+	return r.examination, found && r.state == state
+}
+
+// set remembers what was found of an overlay's objects, and nothing of others.
+func (x *examinations) set(overlay types.NamespacedName, found map[object.ID]remembered) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if len(found) == 0 {
+		delete(x.found, overlay)
+		return
+	}
+	x.found[overlay] = found
+}
+
+func (x *examinations) forget(overlay types.NamespacedName) { x.set(overlay, nil) }
