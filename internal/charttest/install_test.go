@@ -113,7 +113,8 @@ func TestRelease(t *testing.T) {
 }
 
 // TestExtraRules checks the example of the reference: with it the agent can apply the
-// ClusterRole of the sample fleet, and nothing that gives more than it has.
+// ClusterRole of the sample fleet and watch it for drift, and apply nothing that gives
+// more than it has.
 func TestExtraRules(t *testing.T) {
 	text := document(t, "permissions.md")
 	_, text, _ = strings.Cut(text, "```yaml\n")
@@ -122,7 +123,7 @@ func TestExtraRules(t *testing.T) {
 		t.Fatal("docs/reference/permissions.md has no example of extraRules")
 	}
 	i := install(t, env.Namespace(t), values)
-	c, err := client.New(env.Restricted(t, i.user, ""), client.Options{})
+	c, err := client.NewWithWatch(env.Restricted(t, i.user, ""), client.Options{})
 	must(t, err)
 	content, err := os.ReadFile(filepath.Join(root, "clusters", "shared", "viewer-role.yaml"))
 	must(t, err)
@@ -137,6 +138,11 @@ func TestExtraRules(t *testing.T) {
 		return ""
 	})
 	t.Cleanup(func() { _ = env.Client().Delete(context.Background(), role) })
+	var all rbacv1.ClusterRoleList
+	must(t, c.List(t.Context(), &all))
+	watching, err := c.Watch(t.Context(), &all)
+	must(t, err)
+	watching.Stop()
 	other := role.DeepCopy()
 	other.SetName("another")
 	if err := try(other); !apierrors.IsForbidden(err) {
