@@ -34,10 +34,10 @@ func (r *run) leaveOut(it *item) {
 		held, here := view.holders(f)
 		gone := !f.present
 		switch {
-		case !r.isLeft(it, view, f, held, gone), view.mine.have(f.path):
+		case !r.isLeft(it, view, f, held, gone):
 			return true
-		case !gone && (len(held) == 0 || view.moved && !here):
-			return true // nobody has taken it, or it may be ours by another name
+		case !gone && (view.mine.have(f.path) || len(held) == 0 || view.moved && !here):
+			return true // ours, or nobody has taken it, or ours by another name perhaps
 		}
 		it.leave(f)
 		return false
@@ -294,13 +294,14 @@ func (v *view) eachField(do func(declared) (below bool)) {
 const ourPrefix = "capstan.dev/"
 
 // visit calls do for a field and, if wanted, for those within it but the names
-// that an element of a list goes by. In a set of all managers' fields a value
+// that an element of a list goes by. In the set of all managers' fields a value
 // without parts is one that is owned as one, or one that nobody knows the parts of;
-// both are taken for the former.
+// both are taken for the former, unless it is a map that there is nothing of.
 func visit(f declared, all fields, do func(declared) bool, names ...string) {
 	list, _ := f.value.([]any)
 	values, _ := f.value.(map[string]any)
-	f.whole = all.whole()
+	live, _ := f.live.(map[string]any)
+	f.whole = all.whole() && (values == nil || len(live) > 0)
 	if !do(f) || f.whole {
 		return
 	}
@@ -343,31 +344,54 @@ func (f declared) element(i int, key string) declared {
 }
 
 // keyOf returns the key that an element of a list has or would have in a set of
-// fields, and the names that it consists of; "" if that can't be told.
+// fields, and the names that it consists of; "" if that can't be told. An element
+// may lack names that have a default.
 func (f fields) keyOf(e any) (key string, names []string) {
-	for some := range f {
+	var near []string
+	for _, some := range slices.Sorted(maps.Keys(f)) {
 		kind, text, _ := strings.Cut(some, ":")
 		var keys map[string]any
+		if kind == "k" && json.Unmarshal([]byte(text), &keys) == nil {
+			names = slices.Sorted(maps.Keys(keys))
+		}
 		switch {
-		case kind == "v":
-			if raw, err := json.Marshal(e); err == nil {
-				return "v:" + string(raw), nil
-			}
-		case kind == "k" && json.Unmarshal([]byte(text), &keys) == nil:
-			have, _ := e.(map[string]any)
-			for name := range keys {
-				value, found := have[name]
-				if !found {
-					return "", nil
-				}
-				keys[name] = value
-			}
-			if raw, err := json.Marshal(keys); err == nil { // sorted, as in FieldsV1
-				return "k:" + string(raw), slices.Collect(maps.Keys(keys))
-			}
+		case index([]any{e}, some) == 0:
+			near = append(near, some)
+		case key == "":
+			key = newKey(kind, names, e)
 		}
 	}
-	return "", nil
+	values, _ := e.(map[string]any)
+	complete := !slices.ContainsFunc(names, func(name string) bool { _, found := values[name]; return !found })
+	switch {
+	case len(near) == 1:
+		return near[0], names
+	case len(near) > 1 || !complete:
+		return "", nil
+	}
+	return key, names
+}
+
+// newKey is the key of an element that is not in a set of fields.
+func newKey(kind string, names []string, e any) string {
+	value := e
+	switch kind {
+	case "v":
+	case "k":
+		keys := map[string]any{}
+		values, _ := e.(map[string]any)
+		for _, name := range names {
+			keys[name] = values[name]
+		}
+		value = keys
+	default:
+		return ""
+	}
+	raw, err := json.Marshal(value) // sorted, as in FieldsV1
+	if err != nil {
+		return ""
+	}
+	return kind + ":" + string(raw)
 }
 
 // textOf writes the key of a list's element as conflicts do (structured-merge-diff

@@ -140,7 +140,9 @@ func without(v any, goes, stays fields) any {
 	return v
 }
 
-// index finds the element of a list that a key stands for; -1 if there is none.
+// index finds the element of a list that a key stands for; -1 if there is none. A
+// manifest may leave out names that have a default: without an element that has
+// them all it is the first one that contradicts none.
 func index(list []any, key string) int {
 	kind, text, _ := strings.Cut(key, ":")
 	if kind == "i" {
@@ -153,22 +155,32 @@ func index(list []any, key string) int {
 	if json.Unmarshal([]byte(text), &want) != nil {
 		return -1
 	}
-	return slices.IndexFunc(list, func(e any) bool {
-		if kind == "v" {
-			return same(e, want)
-		}
-		keys, ok := want.(map[string]any)
-		m, isMap := e.(map[string]any)
-		if !ok || !isMap || kind != "k" {
-			return false
-		}
+	if kind == "v" {
+		return slices.IndexFunc(list, func(e any) bool { return same(e, want) })
+	}
+	keys, ok := want.(map[string]any)
+	if !ok || kind != "k" {
+		return -1
+	}
+	near := -1
+	for i, e := range list {
+		values, _ := e.(map[string]any)
+		has, contradicts := 0, false
 		for name, value := range keys {
-			if !same(m[name], value) {
-				return false
+			if got, found := values[name]; found {
+				has++
+				contradicts = contradicts || !same(got, value)
 			}
 		}
-		return true
-	})
+		switch {
+		case contradicts || has == 0:
+		case has == len(keys):
+			return i
+		case near < 0:
+			near = i
+		}
+	}
+	return near
 }
 
 // same compares scalars, whatever type of number they came as.
