@@ -1,9 +1,11 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -90,8 +92,22 @@ func (a *app) printObjects(objects []*unstructured.Unstructured, output string) 
 	}
 }
 
+// printJSON escapes the control characters that JSON lets stand and a terminal obeys.
 func (a *app) printJSON(value any) error {
-	encoder := json.NewEncoder(a.out)
+	var text bytes.Buffer
+	encoder := json.NewEncoder(&text)
 	encoder.SetIndent("", "  ")
-	return encoder.Encode(value)
+	if err := encoder.Encode(value); err != nil {
+		return err
+	}
+	var escaped strings.Builder
+	for _, r := range text.String() {
+		if r >= 0x7f && r < 0xa0 {
+			fmt.Fprintf(&escaped, `\u%04x`, r)
+		} else {
+			escaped.WriteRune(r)
+		}
+	}
+	_, err := io.WriteString(a.out, escaped.String())
+	return err
 }

@@ -46,7 +46,7 @@ render works with no cluster; all other commands use the current kubeconfig.`,
 	flags.StringVar(&a.kubeconfig, "kubeconfig", "", "path to a kubeconfig; default: $KUBECONFIG, then ~/.kube/config, then the Pod's own account")
 	flags.StringVar(&a.context, "context", "", "context of the kubeconfig to use")
 	flags.StringVarP(&a.namespace, "namespace", "n", "", "namespace of the Fleets; default: that of the context")
-	root.AddCommand(newRunCommand(a), newRenderCommand(a), newDiffCommand(a), newStatusCommand(a),
+	root.AddCommand(newRunCommand(a), newRenderCommand(a), newDiffCommand(a), newStatusCommand(a), newDriftCommand(a),
 		newReconcileCommand(a), newSuspendCommand(a, true), newSuspendCommand(a, false), newApproveCommand(a),
 		newSandboxCommand(a))
 	return root

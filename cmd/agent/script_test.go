@@ -38,6 +38,7 @@ var update = flag.Bool("update", false, "write what the scripts print into them"
 //	apply MANAGER FILE    apply objects as somebody else
 //	report FILE           write the status of objects, as their controllers do
 //	delete FILE           delete the objects of a file
+//	annotation PATH KEY   print an annotation of an overlay
 //	secret TEXT           must not be in the transcript
 //
 // Files below repo/ are the working copy, $WORK is its folder, NS the namespace.
@@ -127,6 +128,9 @@ func (s *script) step(line string) {
 		"apply":  func(_ string, args []string) { s.apply(args[0], s.file(args[1])) },
 		"report": func(_ string, args []string) { s.report(s.file(args[0])) },
 		"delete": func(_ string, args []string) { s.remove(s.file(args[0])) },
+		"annotation": func(_ string, args []string) {
+			fmt.Fprintf(&s.transcript, "%s: %q\n", args[1], s.find(args[0]).Annotations[args[1]])
+		},
 	}
 	step := steps[verb]
 	if step == nil {

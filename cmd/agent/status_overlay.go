@@ -21,15 +21,25 @@ type overlayView struct {
 
 	Suspended  bool               `json:"suspended,omitempty"`
 	Conditions []metav1.Condition `json:"conditions,omitempty"`
+	// Drift says in a line what has drifted, "" if nothing has.
+	Drift string `json:"-"`
 	// Tree has the objects as they are now, so it may be ahead of Progress.
 	Tree []capi.Node `json:"tree"`
 	// Unread says what couldn't be read, and so is not in Tree or not sure.
 	Unread []string `json:"unread,omitempty"`
 }
 
+// overlayViewOf is what status shows of an overlay, without its tree.
+func overlayViewOf(o *v1alpha1.ClusterOverlay) overlayView {
+	return overlayView{
+		overlayStatus: overlayStatusOf(o), Suspended: o.Spec.Suspend, Conditions: o.Status.Conditions,
+		Drift: driftText(o.Status.Drift, o.Status.DriftedObjects),
+	}
+}
+
 // readOverlay reads the objects of an overlay.
 func readOverlay(ctx context.Context, c client.Client, o *v1alpha1.ClusterOverlay) (overlayView, error) {
-	v := overlayView{overlayStatus: overlayStatusOf(o), Suspended: o.Spec.Suspend, Conditions: o.Status.Conditions}
+	v := overlayViewOf(o)
 	live, err := readLive(ctx, c, o, time.Now())
 	if err != nil {
 		return v, err
@@ -109,7 +119,13 @@ func (v overlayView) heading(out io.Writer, s style, now time.Time) error {
 	applied, converged := v.reached()
 	add("applied", noColor, v.AppliedRevision, agoText(applied, now))
 	add("converged", noColor, v.ConvergedRevision, agoText(converged, now))
+	if v.Drift != "" {
+		add("drift", yellow, v.Drift+"; see: capstan drift -n "+v.Namespace+" "+v.Name)
+	}
 	for _, c := range v.Conditions {
+		if v.Drift != "" && c.Type == v1alpha1.InSyncCondition && c.Status == metav1.ConditionFalse {
+			continue // said
+		}
 		if worthTelling(c) && (v.Progress == nil || c.Message != v.Progress.Message) {
 			add(c.Type, noColor, string(c.Status)+", "+c.Reason+": "+c.Message)
 		}

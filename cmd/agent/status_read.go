@@ -51,6 +51,8 @@ type overlayStatus struct {
 	AppliedRevision   string                    `json:"appliedRevision,omitempty"`
 	ConvergedRevision string                    `json:"convergedRevision,omitempty"`
 	PendingDeletion   *v1alpha1.PendingDeletion `json:"pendingDeletion,omitempty"`
+	DriftedObjects    int32                     `json:"driftedObjects,omitempty"`
+	HeldCorrections   int                       `json:"heldCorrections,omitempty"`
 	Message           string                    `json:"message,omitempty"`
 	History           []revisionStatus          `json:"history,omitempty"`
 }
@@ -139,6 +141,7 @@ func overlayStatusOf(o *v1alpha1.ClusterOverlay) overlayStatus {
 		DesiredRevision: o.Status.DesiredRevision, DesiredSince: o.Status.DesiredSince,
 		AppliedRevision: o.Status.AppliedRevision, ConvergedRevision: o.Status.ConvergedRevision,
 		PendingDeletion: o.Status.PendingDeletion, Message: messageOf(o),
+		DriftedObjects: o.Status.DriftedObjects, HeldCorrections: len(heldCorrections(o)),
 	}
 	if p := o.Status.Progress; p != nil {
 		s.ControlPlane, s.Workers = replicasOf(p.ControlPlane), replicasOf(p.Workers)
@@ -165,11 +168,11 @@ func secondsBetween(from, to *metav1.Time) *int64 {
 }
 
 // problemOf returns the message of the first condition that is False. How far the
-// machines are, progress says.
+// machines are, progress says; and drift is no failure.
 func problemOf(conditions []metav1.Condition) string {
 	for _, c := range conditions {
 		switch c.Type {
-		case v1alpha1.PendingDeletionCondition, v1alpha1.ReadyCondition, v1alpha1.ConvergedCondition:
+		case v1alpha1.PendingDeletionCondition, v1alpha1.ReadyCondition, v1alpha1.ConvergedCondition, v1alpha1.InSyncCondition:
 		default:
 			if c.Status == metav1.ConditionFalse {
 				return c.Reason + ": " + c.Message
@@ -180,7 +183,8 @@ func problemOf(conditions []metav1.Condition) string {
 }
 
 // messageOf is what a person has to know first of an overlay: what is wrong, what waits
-// for an approval, what the machines wait for, what is kept; "" if all is well.
+// for an approval, what the machines wait for, what has drifted, what is kept; "" if all
+// is well.
 func messageOf(o *v1alpha1.ClusterOverlay) string {
 	if problem := problemOf(o.Status.Conditions); problem != "" {
 		return problem
@@ -189,8 +193,17 @@ func messageOf(o *v1alpha1.ClusterOverlay) string {
 	if c := meta.FindStatusCondition(o.Status.Conditions, v1alpha1.PendingDeletionCondition); c != nil && c.Message != "" {
 		pending, waiting = c.Reason+": "+c.Message, c.Status == metav1.ConditionTrue
 	}
-	if !waiting && o.Status.Progress != nil && o.Status.Progress.Message != "" {
+	drift, held := "", false
+	if c := meta.FindStatusCondition(o.Status.Conditions, v1alpha1.InSyncCondition); c != nil && c.Status == metav1.ConditionFalse {
+		drift, held = because(c.Reason, c.Message), c.Reason == v1alpha1.CorrectionHeldReason
+	}
+	switch {
+	case waiting:
+		return pending
+	case held:
+		return drift
+	case o.Status.Progress != nil && o.Status.Progress.Message != "":
 		return o.Status.Progress.Message
 	}
-	return pending
+	return cmp.Or(drift, pending)
 }

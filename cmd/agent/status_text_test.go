@@ -26,10 +26,24 @@ type statusCase struct {
 	Unread []string    `json:"unread"`
 }
 
-// TestStatusText prints what is in testdata/status: as plain text, on a terminal of 140
-// columns, and as JSON. go test -update writes what it prints.
 func TestStatusText(t *testing.T) {
-	files, err := filepath.Glob("testdata/status/*.txtar")
+	testPages(t, "testdata/status", func(input []byte) (page, time.Time, error) {
+		var c statusCase
+		err := yaml.UnmarshalStrict(input, &c)
+		if err != nil || c.Tree == nil {
+			return fleetViewOf(c.Fleets, c.Overlays), c.Now, err
+		}
+		one := overlayViewOf(&c.Overlays[0])
+		one.Tree, one.Unread = c.Tree, c.Unread
+		return one, c.Now, nil
+	})
+}
+
+// testPages prints the pages of input.yaml of all archives in a folder: as plain text, on
+// a terminal of 140 columns, and as JSON. go test -update writes what it prints.
+func testPages(t *testing.T, dir string, read func(input []byte) (page, time.Time, error)) {
+	t.Helper()
+	files, err := filepath.Glob(dir + "/*.txtar")
 	if err != nil || len(files) == 0 {
 		t.Fatalf("no files: %v", err)
 	}
@@ -43,21 +57,14 @@ func TestStatusText(t *testing.T) {
 			for _, f := range archive.Files {
 				want[f.Name] = string(f.Data)
 			}
-			var c statusCase
-			if err := yaml.UnmarshalStrict([]byte(want["input.yaml"]), &c); err != nil {
+			shown, now, err := read([]byte(want["input.yaml"]))
+			if err != nil {
 				t.Fatal(err)
-			}
-			var shown page = fleetViewOf(c.Fleets, c.Overlays)
-			if c.Tree != nil {
-				o := &c.Overlays[0]
-				shown = overlayView{
-					overlayStatus: overlayStatusOf(o), Suspended: o.Spec.Suspend, Conditions: o.Status.Conditions, Tree: c.Tree, Unread: c.Unread,
-				}
 			}
 			got := map[string]string{"input.yaml": want["input.yaml"]}
 			var plain, terminal, asJSON bytes.Buffer
 			for _, err := range []error{
-				shown.text(&plain, style{plain: true}, c.Now), shown.text(&terminal, style{width: 140}, c.Now), (&app{out: &asJSON}).printJSON(shown),
+				shown.text(&plain, style{plain: true}, now), shown.text(&terminal, style{width: 140}, now), (&app{out: &asJSON}).printJSON(shown),
 			} {
 				if err != nil {
 					t.Fatal(err)
