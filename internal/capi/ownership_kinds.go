@@ -21,6 +21,8 @@ var (
 	familyKinds      = &kindSet{"Cluster API's, and its providers'", IsFamily}
 	clusterPartKinds = &kindSet{"Cluster API's, and its providers', but Clusters, templates and classes", isClusterPart}
 
+	topologyPartKinds = &kindSet{"Cluster API's, and its providers', but Clusters and classes", isTopologyPart}
+
 	clusterKinds           = &kindSet{"Cluster", IsCluster}
 	infraClusterKinds      = &kindSet{"infrastructure clusters", IsInfraCluster}
 	controlPlaneKinds      = &kindSet{"control planes", IsControlPlane}
@@ -61,6 +63,12 @@ func kindsOf(group string, kinds ...string) *kindSet {
 // isClusterPart tells whether objects of a kind belong to one Cluster.
 func isClusterPart(gk schema.GroupKind) bool {
 	return IsFamily(gk) && !IsCluster(gk) && !IsTemplate(gk) && !IsClusterClass(gk)
+}
+
+// isTopologyPart tells whether the topology controller makes objects of a kind. It puts
+// its label on Clusters as well, but doesn't make them.
+func isTopologyPart(gk schema.GroupKind) bool {
+	return IsFamily(gk) && !IsCluster(gk) && !IsClusterClass(gk)
 }
 
 // isInfraMachine tells whether a kind is the infrastructure of a machine or of a pool

@@ -1,6 +1,9 @@
 package capi
 
 import (
+	"slices"
+	"strings"
+
 	clusterv1 "sigs.k8s.io/cluster-api/api/core/v1beta2"
 
 	"capstan.dev/capstan/api/v1alpha1"
@@ -20,14 +23,14 @@ func keyed(field string, keys ...string) []string {
 	return pointers
 }
 
-// optOutKeys are the annotations by which people keep a tool away from an object.
-func optOutKeys() []string {
+// foreignOptOuts are the annotations of other tools by which people keep a tool away
+// from an object.
+func foreignOptOuts() []string {
 	var keys []string
-	for _, r := range keepRules {
-		keys = append(keys, r.key)
-	}
-	for _, r := range aloneRules {
-		keys = append(keys, r.key)
+	for _, r := range slices.Concat(keepRules, aloneRules) {
+		if !strings.HasPrefix(r.key, "capstan.dev/") {
+			keys = append(keys, r.key)
+		}
 	}
 	return keys
 }
@@ -91,7 +94,7 @@ var metadataRules = []ownershipRule{
 	},
 	{
 		kinds:  allKinds,
-		fields: append(keyed(annotationsAt, optOutKeys()...), keyed(labelsAt, keepLabels...)...),
+		fields: append(keyed(annotationsAt, foreignOptOuts()...), keyed(labelsAt, keepLabels...)...),
 		effect: leaves,
 		why:    "of other tools, and honoured: keeps the object, or leaves it alone",
 		source: "capstan docs/reference/annotations.md",
@@ -213,11 +216,11 @@ var metadataRules = []ownershipRule{
 		source: "cluster-api v1.14 controllers/crdmigrator/crd_migrator.go",
 	},
 	{
-		kinds:  clusterPartKinds,
-		fields: []string{"/spec", "/metadata/labels", "/metadata/annotations"},
+		kinds:  topologyPartKinds,
+		fields: []string{"/spec"},
 		when:   whenTopologyOwned,
 		effect: leaves,
-		why:    "the topology controller writes the whole object",
+		why:    "the topology controller writes the object, and restores it",
 		source: "cluster-api v1.14 core/reconcilers/topology/cluster/reconcile_state.go; core/reconcilers/topology/cluster/structuredmerge/serversidepatchhelper.go",
 	},
 }
