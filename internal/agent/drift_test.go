@@ -31,9 +31,13 @@ func (w *world) untilInSync(paths ...string) {
 func (w *world) untilDrift(path string, want ...string) *v1alpha1.ClusterOverlay {
 	w.Helper()
 	slices.Sort(want)
-	return w.until(path, fmt.Sprintf("has drifted as %q", want), func(o *v1alpha1.ClusterOverlay) bool {
-		return slices.Equal(driftOf(o), want)
+	w.eventually(fmt.Sprintf("%s has drifted as %q", path, want), func() string {
+		if got := driftOf(w.overlay(path)); !slices.Equal(got, want) {
+			return fmt.Sprintf("%q", got)
+		}
+		return ""
 	})
+	return w.overlay(path)
 }
 
 func driftOf(o *v1alpha1.ClusterOverlay) []string {
@@ -77,8 +81,8 @@ func TestDriftCorrected(t *testing.T) {
 		do                 func()
 		want               []string // of the corrections
 	}{
-		{"edit", "ConfigMap", "settings", func() { kubectl.Edit(t, "s/v:.one/v:_two/", "configmap", "-n", ns, "settings") },
-			nil},
+		{"edit", "ConfigMap", "settings", func() { kubectl.Edit(t, "s/one$/two/", "configmap", "-n", ns, "settings") },
+			[]string{`Changed /data/v "one" "two" kubectl-edit`}},
 		{"patch", "ConfigMap", "settings", func() {
 			kubectl.Run(t, "", "patch", "configmap", "-n", ns, "settings", "-p", `{"data":{"v":"patched"}}`)
 		}, []string{`Changed /data/v "one" "patched" kubectl-patch`}},
@@ -87,7 +91,7 @@ func TestDriftCorrected(t *testing.T) {
 		}, nil},
 		{"apply --force-conflicts", "MachineDeployment", "workers", func() {
 			kubectl.Run(t, `{"apiVersion":"cluster.x-k8s.io/v1beta2","kind":"MachineDeployment","metadata":{"name":"workers","namespace":"`+ns+`"},`+
-				`"spec":{"clusterName":"a","deletion":{"order":"Oldest"},"template":{"spec":{"clusterName":"a","version":"v1.30.0"}},"replicas":1}}`,
+				`"spec":{"clusterName":"a","template":{"spec":{"clusterName":"a","version":"v1.30.0"}},"replicas":1}}`,
 				"apply", "--server-side", "--force-conflicts", "--validate=false", "-f", "-")
 		}, []string{`Changed /spec/replicas 2 1 kubectl`}},
 		{"a label of ours", "MachineDeployment", "workers", func() {
