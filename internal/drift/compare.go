@@ -35,7 +35,7 @@ func Compare(c Comparison) []v1alpha1.Finding {
 		return nil
 	case c.Before == nil:
 		return []v1alpha1.Finding{{Class: v1alpha1.FindingMissing}}
-	case c.After == nil:
+	case c.After == nil || object.IDOf(c.Before) != object.IDOf(c.After):
 		return nil
 	}
 	w := newWork(c)
@@ -43,9 +43,9 @@ func Compare(c Comparison) []v1alpha1.Finding {
 	if c.UID != "" && c.Before.GetUID() != "" && c.Before.GetUID() != c.UID {
 		findings = append(findings, v1alpha1.Finding{Class: v1alpha1.FindingRecreated, Writer: w.writers.creator()})
 	} else {
-		findings = append(findings, w.lost(findings)...)
+		findings = append(findings, w.lost()...)
 	}
-	findings = append(findings, w.foreign(findings)...)
+	findings = append(findings, w.foreign()...)
 	slices.SortStableFunc(findings, compareFindings)
 	return findings[:min(len(findings), maxFindings)]
 }
@@ -61,6 +61,8 @@ type work struct {
 	// all. Declared is the set of the latter.
 	inBefore, inAfter []owned
 	declared          set
+	// told are the fields of Before that findings are about.
+	told []string
 	// all is set if it isn't known what we have applied: everything counts.
 	all bool
 	// maskedBefore and maskedAfter are for showing.
@@ -91,6 +93,7 @@ func (w *work) changed() []v1alpha1.Finding {
 	for _, d := range differences(w.Before, w.After) {
 		for _, d := range w.declaredParts(d) {
 			f := w.finding(d)
+			w.told = append(w.told, d.inBefore)
 			if !slices.ContainsFunc(findings, func(other v1alpha1.Finding) bool { return other.Field == f.Field }) {
 				findings = append(findings, f)
 			}
@@ -137,7 +140,7 @@ func (w *work) split(d difference) (parts []difference, whole bool) {
 // leftToOthers tells whether a field is none of our business though Git declares it.
 func (w *work) leftToOthers(d difference) bool {
 	pointer := d.pointer()
-	return w.yields(pointer) || w.rules.ignore(pointer, w.writers.of(pointer).Manager)
+	return w.yields(pointer) || w.rules.ignore(pointer, w.writers.of(d.inBefore).Manager)
 }
 
 // yields tells whether a field is left to others by the map, or means nothing.
@@ -159,27 +162,23 @@ func declares(fields []owned, pointer string) bool {
 
 // finding shows a difference.
 func (w *work) finding(d difference) v1alpha1.Finding {
-	// Masked values may be shorter than what they stand for: so is the pointer.
+	// Where secret material is masked as a whole, that is the field.
 	inAfter, from := at(w.maskedAfter.Object, d.inAfter)
-	inBefore, to := at(w.maskedBefore.Object, d.inBefore)
-	pointer := inBefore
-	if d.before == nil && inBefore == d.inBefore {
-		pointer = inAfter
-	}
-	if d.before == nil && pointer == inAfter && inAfter == d.inAfter {
-		to = nil
+	pointer, to := at(w.maskedBefore.Object, d.inBefore)
+	if d.before == nil && pointer == d.inBefore {
+		pointer, to = inAfter, nil
 	}
 	if from == any(object.Masked) && to == any(object.Masked) {
 		from, to = object.MaskedBefore, object.MaskedAfter // elements at other places
 	}
 	return v1alpha1.Finding{
 		Class: v1alpha1.FindingChanged, Field: cutPointer(pointer), From: text(from), To: text(to),
-		Writer: w.writers.of(d.pointer()),
+		Writer: w.writers.of(d.inBefore),
 	}
 }
 
 // lost finds the fields that have the value that was applied, and are not ours any more.
-func (w *work) lost(changed []v1alpha1.Finding) []v1alpha1.Finding {
+func (w *work) lost() []v1alpha1.Finding {
 	ours := oursIn(w.entries, w.Before.GetAPIVersion())
 	if ours != nil && ours.version != w.After.GetAPIVersion() {
 		return nil // its fields have other names
@@ -195,7 +194,7 @@ func (w *work) lost(changed []v1alpha1.Finding) []v1alpha1.Finding {
 			continue // a list's element: its fields tell
 		}
 		pointer, value, found := follow(w.Before, o.path)
-		if !found || !same(value, o.value) || w.yields(pointer) || covered(changed, pointer) {
+		if !found || !same(value, o.value) || w.yields(pointer) || w.isTold(pointer) {
 			continue
 		}
 		writer := w.writers.of(pointer)
@@ -221,18 +220,16 @@ func (w *work) mine() set {
 }
 
 // foreign finds the fields that somebody set and Git does not declare.
-func (w *work) foreign(others []v1alpha1.Finding) []v1alpha1.Finding {
+func (w *work) foreign() []v1alpha1.Finding {
 	all, _ := foreign(w.Before, w.declared, w.entries, w.ownership, maxFindings)
 	return slices.DeleteFunc(all, func(f v1alpha1.Finding) bool {
-		return covered(others, f.Field) || w.rules.ignore(f.Field, f.Writer.Manager)
+		return w.isTold(f.Field) || w.rules.ignoreFinding(f)
 	})
 }
 
-// covered tells whether a field is told of by one of the findings.
-func covered(findings []v1alpha1.Finding, pointer string) bool {
-	return slices.ContainsFunc(findings, func(f v1alpha1.Finding) bool {
-		return f.Field != "" && within(pointer, f.Field)
-	})
+// isTold tells whether one of the findings is about a field.
+func (w *work) isTold(pointer string) bool {
+	return slices.ContainsFunc(w.told, func(told string) bool { return within(pointer, told) })
 }
 
 // follow goes down a path of a set.

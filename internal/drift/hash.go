@@ -1,8 +1,6 @@
 package drift
 
 import (
-	"strings"
-
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/types"
 
@@ -25,17 +23,4 @@ func Hash(d object.Digester, overlay types.UID, ref v1alpha1.ObjectReference, be
 		parts = append(parts, difference.inBefore, encode(difference.before), difference.inAfter, encode(difference.after))
 	}
 	return d.Strings(parts...)[:hashLength]
-}
-
-// Approves tells whether the annotation capstan.dev/approve-correction holds a hash.
-func Approves(annotation, hash string) bool {
-	if hash == "" {
-		return false
-	}
-	for _, part := range strings.FieldsFunc(annotation, func(r rune) bool { return r == ',' || r == ' ' || r == '\n' || r == '\t' }) {
-		if part == hash {
-			return true
-		}
-	}
-	return false
 }

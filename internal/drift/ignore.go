@@ -1,6 +1,7 @@
 package drift
 
 import (
+	"encoding/json"
 	"slices"
 
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -29,4 +30,30 @@ func (r rules) ignore(pointer, manager string) bool {
 		return (len(i.Managers) == 0 || slices.Contains(i.Managers, manager)) &&
 			slices.ContainsFunc(i.Paths, func(path string) bool { return capi.Covers(path, pointer) })
 	})
+}
+
+// ignoreFinding tells whether a finding is left to whom it names: its field is, or all
+// that is in it, as far as the finding shows it.
+func (r rules) ignoreFinding(f v1alpha1.Finding) bool {
+	if len(r) == 0 {
+		return false
+	}
+	if r.ignore(f.Field, f.Writer.Manager) {
+		return true
+	}
+	var inner map[string]any
+	return json.Unmarshal([]byte(f.To), &inner) == nil && r.ignoreAll(f.Field, inner, f.Writer.Manager)
+}
+
+func (r rules) ignoreAll(pointer string, inner map[string]any, manager string) bool {
+	for name, value := range inner {
+		sub := pointer + "/" + escape(name)
+		if r.ignore(sub, manager) {
+			continue
+		}
+		if m, ok := value.(map[string]any); !ok || !r.ignoreAll(sub, m, manager) {
+			return false
+		}
+	}
+	return len(inner) > 0
 }

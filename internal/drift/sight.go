@@ -60,7 +60,7 @@ func Foreign(gk schema.GroupKind, s Sight, ignore []v1alpha1.DriftIgnore) []v1al
 	rules := rulesFor(gk, ignore)
 	var kept []v1alpha1.Finding
 	for _, f := range s.Foreign {
-		if !rules.ignore(f.Field, f.Writer.Manager) {
+		if !rules.ignoreFinding(f) {
 			kept = append(kept, f)
 		}
 	}
@@ -139,9 +139,10 @@ func (s *search) fields(part, declared set, value any, path []string, pointer st
 		}
 		all = s.fields(sub, below(declared, key), child, append(path, key), pointer+"/"+escape(name)) && all
 	}
-	// What one manager has added as a whole is said once.
+	// What one manager has added as a whole is said once; labels and annotations are not
+	// one thing.
 	count := len(s.found) - start
-	if part[itself] == nil || len(path) == 0 || !all || declared != nil || count == 0 || s.shared(path) {
+	if part[itself] == nil || len(path) == 0 || path[0] == "f:metadata" || !all || declared != nil || count == 0 || s.shared(path) {
 		return all
 	}
 	if element := path[len(path)-1][0] == 'k'; element || count > 1 {

@@ -15,7 +15,7 @@ import (
 type writers struct {
 	version string
 	all     []theirs
-	// since is the newest of our own entries.
+	// ours is what we have applied, nil if nothing is left of it.
 	ours *entry
 }
 
