@@ -91,6 +91,9 @@ func (r *run) isLeft(it *item, view *view, f declared, held []string, gone bool)
 		held = []string{""}
 	}
 	left := func(pointer string) bool {
+		if r.req.GitPaused && capi.IsCluster(it.id.GroupKind()) && pointer == "/spec/paused" {
+			return false // the pause is Git's too, so that Git can end it
+		}
 		if _, yields := view.rules.Yielded(pointer); yields {
 			return true
 		}
@@ -296,12 +299,13 @@ const ourPrefix = "capstan.dev/"
 // visit calls do for a field and, if wanted, for those within it but the names
 // that an element of a list goes by. In the set of all managers' fields a value
 // without parts is one that is owned as one, or one that nobody knows the parts of;
-// both are taken for the former, unless it is a map that there is nothing of.
+// both are taken for the former, unless it is a map that there is nothing of; an
+// element that is missing comes back whole.
 func visit(f declared, all fields, do func(declared) bool, names ...string) {
 	list, _ := f.value.([]any)
 	values, _ := f.value.(map[string]any)
 	live, _ := f.live.(map[string]any)
-	f.whole = all.whole() && (values == nil || len(live) > 0)
+	f.whole = all.whole() && (values == nil || len(live) > 0 || len(names) > 0)
 	if !do(f) || f.whole {
 		return
 	}

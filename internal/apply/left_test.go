@@ -3,6 +3,7 @@ package apply_test
 import (
 	"context"
 	"fmt"
+	"net/http"
 	"slices"
 	"strings"
 	"testing"
@@ -340,6 +341,82 @@ func TestLeftByRequest(t *testing.T) {
 			}
 			if got := field(b.live(configMap), "data", "a"); got != want {
 				t.Errorf("a is %v, want %s", got, want)
+			}
+		})
+	}
+}
+
+// The fields that are left to others are those of the moment of the write: who
+// scales between dry-run and write keeps that as well.
+func TestLeftMeanwhile(t *testing.T) {
+	b := newBed(t)
+	known := b.must(b.request(deploymentOf(autoscaled, "3", "v1.35.0") + "\n---\n" + configMap))
+	b.before(func(r *http.Request) bool {
+		return r.Method == http.MethodPatch && r.URL.Query().Get("dryRun") == "" && contains(r.URL.Path, "machinedeployments")
+	}, func() { b.scale("cluster-autoscaler", 7) })
+	req := b.request(deploymentOf(autoscaled, "5", "v1.35.1") + "\n---\n" + replace(configMap, "one", "two"))
+	req.Known = known
+	b.must(req)
+	if got := field(b.live(deploymentOf("", "", "v1")), "spec", "replicas"); got != int64(7) {
+		t.Errorf("replicas %v, want 7", got)
+	}
+}
+
+// What it costs that a known object may leave fields to others: one read, and a
+// second dry-run if somebody has taken them.
+func TestLeftRequests(t *testing.T) {
+	b := newBed(t)
+	known := b.must(b.request(deploymentOf(autoscaled, "3", "v1.35.0") + "\n---\n" + configMap))
+	const get, patch = "get machinedeployments NS/md: 200", "patch machinedeployments NS/md: 200"
+	const dry, conflict = "patch (dry-run) machinedeployments NS/md: 200", "patch (dry-run) machinedeployments NS/md: 409"
+	step := func(version string, want ...string) {
+		t.Helper()
+		req := b.request(deploymentOf(autoscaled, "3", version) + "\n---\n" + configMap)
+		req.Known = known
+		mark := env.Mark(t)
+		b.must(req)
+		got := slices.DeleteFunc(b.counted(mark), func(r string) bool { return contains(r, "configmaps") })
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("requests (-want +got):\n%s", diff)
+		}
+	}
+	step("v1.35.1", dry, get, patch)
+	b.scale("cluster-autoscaler", 7)
+	step("v1.35.2", conflict, get, dry, patch)
+	step("v1.35.3", conflict, get, dry, patch)
+}
+
+// In a list by keys, such as the worker groups of a topology, only what was taken
+// of its elements is left, and an element that is not there comes whole.
+func TestLeftInTopology(t *testing.T) {
+	const topology = `{apiVersion: cluster.x-k8s.io/v1beta2, kind: Cluster, metadata: {name: k, namespace: NS, annotations: {capstan.dev/ignore: "/spec/topology/workers/machineDeployments/*/replicas"}},
+ spec: {topology: {classRef: {name: c}, version: VERSION, workers: {machineDeployments: [{class: w, name: a, replicas: COUNT}, {class: w, name: b, replicas: COUNT}, {class: w, name: c, replicas: COUNT}]}}}}`
+	manifest := func(version, count string) string {
+		return strings.NewReplacer("VERSION", version, "COUNT", count).Replace(topology)
+	}
+	for _, mode := range []string{"known", "read"} {
+		t.Run(mode, func(t *testing.T) {
+			b := newBed(t)
+			known := b.must(b.request(manifest("v1.35.0", "3") + "\n---\n" + configMap))
+			b.merge("kubectl-edit", `{apiVersion: cluster.x-k8s.io/v1beta2, kind: Cluster, metadata: {name: k, namespace: NS},
+ spec: {topology: {workers: {machineDeployments: [{class: w, name: c, replicas: 3}, {class: w, name: b, replicas: 7}]}}}}`)
+			req := b.request(manifest("v1.35.1", "5") + "\n---\n" + configMap)
+			req.Known, req.ReadAll = known, mode == "read"
+			report := b.run(req)
+			if err := report.Err(); err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff([]string{"/spec/topology/workers/machineDeployments/1/replicas"}, report.Outcomes[1].Left); diff != "" {
+				t.Errorf("left (-want +got):\n%s", diff)
+			}
+			got := map[string]any{}
+			list, _ := field(b.live(manifest("v1", "1")), "spec", "topology", "workers", "machineDeployments").([]any)
+			for _, e := range list {
+				group := e.(map[string]any)
+				got[group["name"].(string)] = group["replicas"]
+			}
+			if diff := cmp.Diff(map[string]any{"a": int64(5), "b": int64(7), "c": int64(5)}, got); diff != "" {
+				t.Errorf("replicas (-want +got):\n%s", diff)
 			}
 		})
 	}
