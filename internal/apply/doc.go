@@ -6,6 +6,9 @@
 // the writes, stage by stage. Both phases use the same patch, so what a plan
 // shows is what an apply does.
 //
+// Fields that Git declares may be left to others, such as the replicas to an
+// autoscaler: once somebody has taken one it is left out of both phases.
+//
 // What the API server says is turned into an [Error] in one place. An object
 // counts as absent only if the API server said so of this object; every other
 // error while reading leaves things as they are.

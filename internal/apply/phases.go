@@ -17,6 +17,11 @@ var errNoOwner = errors.New("apply: Request.Owner is incomplete")
 // DryRun says what Apply would do, for all objects and with all their errors. It
 // writes nothing. An error is a mistake in the request; everything else is in the
 // report.
+//
+// With ReadAll and an Override that says yes to all it examines objects: each has
+// its Before, nil if it is absent, and an After as Git wants it, also if a
+// controller is in the way, if it would be made anew or if the cluster is paused.
+// What must not be written has an error and no After, what is left alone neither.
 func (a *Applier) DryRun(ctx context.Context, req Request) (Report, error) {
 	if req.Owner.Overlay == "" || req.Owner.FleetName == "" {
 		return Report{}, errNoOwner
