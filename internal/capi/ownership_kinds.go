@@ -24,6 +24,7 @@ var (
 	topologyPartKinds = &kindSet{"Cluster API's, and its providers', but Clusters and classes", isTopologyPart}
 
 	clusterKinds           = &kindSet{"Cluster", IsCluster}
+	clusterClassKinds      = &kindSet{"ClusterClass", IsClusterClass}
 	infraClusterKinds      = &kindSet{"infrastructure clusters", IsInfraCluster}
 	controlPlaneKinds      = &kindSet{"control planes", IsControlPlane}
 	machineOwnerKinds      = &kindSet{"MachineDeployment, MachineSet, MachinePool", IsMachineOwner}
@@ -45,7 +46,7 @@ var (
 	proxmoxMachineKinds = kindsOf("infrastructure."+family, "ProxmoxMachine", "ProxmoxMachineTemplate")
 	proxmoxVMKinds      = kindsOf("infrastructure."+family, "ProxmoxMachine")
 	poolKinds           = &kindSet{"IP pools", IsIPPool}
-	prefixPoolKinds     = kindsOf("ipam."+family, "InClusterPrefixPool")
+	prefixPoolKinds     = kindsOf("ipam."+family, "InClusterPrefixPool", "GlobalInClusterPrefixPool")
 
 	namespaceKinds      = kindsOf("", "Namespace")
 	secretKinds         = kindsOf("", "Secret")

@@ -142,6 +142,8 @@ var ownershipCases = []ownershipCase{
 	{liveCluster, `spec: {topology: {}}`, "/spec/controlPlaneRef/name", "dev", noEffect},
 
 	// Cluster.
+	{liveClass, ``, "/spec/variables/0/schema/openAPIV3Schema/x-kubernetes-validations/0/reason", "FieldValueInvalid", leaves},
+	{liveClass, ``, "/spec/variables/0/schema/openAPIV3Schema/x-kubernetes-validations/0/reason", "FieldValueForbidden", noEffect},
 	{liveCluster, ``, "/spec/controlPlaneEndpoint/host", "10.0.0.1", leaves},
 	{"cluster.x-k8s.io/v1beta1 Cluster", ``, "/spec/controlPlaneEndpoint", map[string]any{"host": "", "port": int64(0)}, leaves},
 	{liveProxmox, ``, "/spec/controlPlaneEndpoint/host", "10.0.0.1", leaves},
@@ -245,6 +247,12 @@ var ownershipCases = []ownershipCase{
 	{liveProxmox, ``, "/spec/ipv4Config/metric", int64(100), leaves},
 	{liveProxmox, ``, "/spec/ipv4Config/metric", int64(50), noEffect},
 	{"infrastructure.cluster.x-k8s.io/v1alpha2 ProxmoxClusterTemplate", ``, "/spec/template/spec/ipv6Config/metric", int64(100), leaves},
+	{liveProxmox, ``, "/spec/zoneConfig/0/ipv4Config/metric", int64(100), leaves},
+	{liveProxmox, ``, "/spec/cloneSpec/machineSpec/controlPlane/full", true, leaves},
+	{liveProxmox, ``, "/spec/cloneSpec/machineSpec/controlPlane/full", false, noEffect},
+	{liveProxmox, ``, "/spec/cloneSpec/machineSpec/controlPlane/network/default/model", "virtio", leaves},
+	{liveProxmox, ``, "/spec/cloneSpec/machineSpec/controlPlane/templateSelector/matchPolicy", "exact", leaves},
+	{liveProxmox, ``, "/spec/cloneSpec/machineSpec/controlPlane/numCores", int64(2), noEffect},
 	{liveProxmox, ``, "/spec/externalManagedControlPlane", false, leaves},
 	{liveProxmox, ``, "/spec/externalManagedControlPlane", true, noEffect},
 	{liveTemplate, ``, "/spec/template/spec/full", true, leaves},
