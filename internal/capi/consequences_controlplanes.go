@@ -84,6 +84,13 @@ var kubeadmConsequences = consequenceTable{
 			source: fromConversion,
 		},
 		{
+			fields: []string{"/spec/kubeadmConfigSpec/joinConfiguration/discovery/timeout"},
+			kinds:  []ConsequenceKind{ConsequenceControlPlaneRollout},
+			says:   replacesControlPlane,
+			why:    "v1beta1 only; v1beta2 has it as `timeouts.tlsBootstrapSeconds`",
+			source: "cluster-api v1.14 bootstrap/kubeadm/webhooks/conversion, ConvertKubeadmConfigSpecV1Beta1ToHub",
+		},
+		{
 			fields: []string{
 				"/spec/kubeadmConfigSpec/joinConfiguration/discovery",
 				"/spec/kubeadmConfigSpec/initConfiguration/timeouts/controlPlaneComponentHealthCheckSeconds",

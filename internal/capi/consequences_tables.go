@@ -283,7 +283,7 @@ var machineDeploymentConsequences = consequenceTable{
 			fields: []string{"/metadata/annotations"},
 			kinds:  []ConsequenceKind{ConsequenceInPlace},
 			says:   "is copied to its MachineSets",
-			source: "cluster-api v1.14 core/reconcilers/machinedeployment/mdutil, SetNewMachineSetAnnotations",
+			source: "cluster-api v1.14 core/reconcilers/machinedeployment/machinedeployment_rollout_planner.go, computeDesiredMS",
 		},
 		{
 			fields: []string{"/spec/revisionHistoryLimit", "/spec/progressDeadlineSeconds"},
