@@ -254,6 +254,14 @@ type InventoryEntry struct {
 	// +optional
 	StateDigest string `json:"stateDigest,omitempty"`
 
+	// Corrections is how many corrections of the object's drift came one after another
+	// without a quiet time between them, and CorrectedTime is when the last one was made.
+	//
+	// +optional
+	Corrections int32 `json:"corrections,omitempty"`
+	// +optional
+	CorrectedTime *metav1.Time `json:"correctedTime,omitempty"`
+
 	// State says why the object is here.
 	State EntryState `json:"state"`
 

@@ -127,7 +127,7 @@ func (run *driftRun) corrected(d *drifted, o apply.Outcome) {
 		return
 	}
 	run.failures.succeeded(run.name)
-	run.overwrote(d.id, d.entry.ObjectReference, lost)
+	run.overwrote(d.entry, lost)
 	d.findings, d.examination.consequences, d.hash, d.approved = nil, nil, "", false
 	if o.After != nil {
 		d.findings = drift.Foreign(d.id.GroupKind(), drift.See(o.After), run.fleet.Spec.Drift.Ignore)
@@ -136,15 +136,32 @@ func (run *driftRun) corrected(d *drifted, o apply.Outcome) {
 }
 
 // overwrote notes who lost which change.
-func (run *driftRun) overwrote(id object.ID, ref v1alpha1.ObjectReference, lost []v1alpha1.Finding) {
+func (run *driftRun) overwrote(e *v1alpha1.InventoryEntry, lost []v1alpha1.Finding) {
 	const most = 5 // findings of a correction in a status
 	lost = slices.DeleteFunc(slices.Clone(lost), func(f v1alpha1.Finding) bool { return f.Class == v1alpha1.FindingForeign })
+	id := inventory.IDOf(e.ObjectReference)
 	run.events = append(run.events, notice{corev1.EventTypeNormal, "Corrected", id.String() + ": applied again; written over: " + run.scrub(drift.Words(lost))})
 	run.lags = append(run.lags, func() { run.metrics.corrected(lost, nil) })
 	now := run.clock.Now()
-	run.status.Corrections = drift.Remember(run.status.Corrections, v1alpha1.Correction{
-		ObjectReference: ref, Time: metav1.Time{Time: now}.Rfc3339Copy(), Findings: lost[:min(len(lost), most)],
-	}, now)
+	c := v1alpha1.Correction{ObjectReference: e.ObjectReference, Time: metav1.Time{Time: now}.Rfc3339Copy(), Findings: lost[:min(len(lost), most)]}
+	// The count is the entry's: in the list others take its place.
+	c.Count = 1
+	if last := last(e, lost); last != nil && !drift.Forgotten(last, now) {
+		c.Count = last.Count + 1
+	}
+	e.Corrections, e.CorrectedTime = c.Count, &c.Time
+	run.status.Corrections = drift.Remember(run.status.Corrections, c, now)
+	run.status.Corrections[0].Count = c.Count
+	run.status.Corrections = run.status.Corrections[:min(len(run.status.Corrections), maxCorrections)]
+}
+
+// last is the last correction of an object whose present drift has these findings; nil if
+// there is none on record.
+func last(e *v1alpha1.InventoryEntry, findings []v1alpha1.Finding) *v1alpha1.Correction {
+	if e.Corrections == 0 || e.CorrectedTime == nil {
+		return nil
+	}
+	return &v1alpha1.Correction{ObjectReference: e.ObjectReference, Time: *e.CorrectedTime, Count: e.Corrections, Findings: findings}
 }
 
 // entry finds the entry of an object in the inventory to be recorded.

@@ -12,7 +12,6 @@ import (
 	"capstan.dev/capstan/api/v1alpha1"
 	"capstan.dev/capstan/internal/capi"
 	"capstan.dev/capstan/internal/drift"
-	"capstan.dev/capstan/internal/inventory"
 )
 
 // decideDriftStep says of each drifted object what is done about it.
@@ -30,7 +29,7 @@ func (run *driftRun) decide(d *drifted) {
 	mode, problem := drift.ModeOf(run.fleet.Spec.Drift, run.overlay.Spec.Drift, d.seen.Annotations)
 	d.decision = drift.Decide(drift.Case{
 		Overlay: run.overlay.UID, Ref: d.entry.ObjectReference, Findings: d.findings, Mode: mode, Consequences: d.consequences,
-		Hash: d.hash, Approved: d.approved, Last: run.lastCorrection(d), Obstacle: cmp.Or(d.obstacle, d.refused, run.obstacle()), Now: run.clock.Now(),
+		Hash: d.hash, Approved: d.approved, Last: last(d.entry, d.findings), Obstacle: cmp.Or(d.obstacle, d.refused, run.obstacle()), Now: run.clock.Now(),
 	})
 	if problem != "" {
 		d.decision.Message = strings.Trim(problem+"; "+d.decision.Message, "; ")
@@ -67,15 +66,6 @@ func (run *driftRun) waitForCluster() {
 	}
 }
 
-func (run *driftRun) lastCorrection(d *drifted) *v1alpha1.Correction {
-	for i := range run.status.Corrections {
-		if inventory.IDOf(run.status.Corrections[i].ObjectReference) == d.id {
-			return &run.status.Corrections[i]
-		}
-	}
-	return nil
-}
-
 // approvals are the hashes that the overlay's annotation holds.
 func (run *driftRun) approvals() map[string]bool {
 	approved := map[string]bool{}
@@ -86,9 +76,8 @@ func (run *driftRun) approvals() map[string]bool {
 	return approved
 }
 
-// maxDrift is how many drifted objects a status holds, maxFindings how many findings
-// of each.
-const maxDrift, maxFindings = 50, 10
+// What a status has room for: drifted objects, findings of each, and corrections.
+const maxDrift, maxFindings, maxCorrections = 50, 10, 20
 
 // recordDriftStep writes down what is found, and what is about to be done about it.
 func recordDriftStep(ctx context.Context, run *driftRun) error {

@@ -145,7 +145,7 @@ func (run *driftRun) benign(d *drifted, o apply.Outcome) {
 		return
 	}
 	if d.was != nil && d.was.Action == v1alpha1.DriftCorrecting {
-		run.overwrote(d.id, d.entry.ObjectReference, d.was.Findings)
+		run.overwrote(d.entry, d.was.Findings)
 	}
 	d.entry.StateDigest = drift.See(o.Before).Digest(run.digester)
 	d.entry.ResourceVersion, d.entry.UID = o.Before.GetResourceVersion(), o.Before.GetUID()

@@ -77,7 +77,7 @@ func judgeDriftStep(_ context.Context, run *driftRun) error {
 		default:
 			if d.was != nil && d.was.Action == v1alpha1.DriftCorrecting {
 				// The agent was killed after it had applied it again, or lost a race for the status.
-				run.overwrote(id, e.ObjectReference, d.was.Findings)
+				run.overwrote(e, d.was.Findings)
 			}
 			if d.findings = drift.Foreign(id.GroupKind(), d.seen.Sight, run.fleet.Spec.Drift.Ignore); len(d.findings) > 0 {
 				run.drifted = append(run.drifted, d)

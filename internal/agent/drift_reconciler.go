@@ -68,6 +68,7 @@ func (r *driftReconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl
 		return ctrl.Result{}, nil
 	}
 	defer end()
+	defer r.follow(req.NamespacedName, 0) // success waits for what has strayed to be back
 	var overlay v1alpha1.ClusterOverlay
 	if err := r.client.Get(ctx, req.NamespacedName, &overlay); err != nil {
 		if apierrors.IsNotFound(err) {

@@ -3,15 +3,21 @@ package agent_test
 import (
 	"fmt"
 	"net/http"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
 	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"capstan.dev/capstan/api/v1alpha1"
+	"capstan.dev/capstan/internal/apply"
+	"capstan.dev/capstan/internal/plan"
+	"capstan.dev/capstan/internal/planner"
+	"capstan.dev/capstan/internal/tree"
 )
 
 // reports makes a Fleet report drift and leave it.
@@ -230,7 +236,9 @@ func TestDriftWhileDown(t *testing.T) {
 	w.delete("Secret", "-a/credentials")
 	mark := w.mark()
 	w.start()
-	w.until("clusters/a", "is corrected", func(o *v1alpha1.ClusterOverlay) bool { return len(o.Status.Corrections) == 2 && len(o.Status.Drift) == 0 })
+	w.until("clusters/a", "is corrected", func(o *v1alpha1.ClusterOverlay) bool {
+		return len(o.Status.Corrections) == 2 && len(o.Status.Drift) == 0
+	})
 	for _, request := range w.sent(mark) {
 		if strings.Contains(request, "NS-b/") || strings.Contains(request, statusOf("clusters/b")) || strings.Contains(request, "machinedeployments") {
 			t.Errorf("what has not drifted costs a request: %s", request)
@@ -316,7 +324,9 @@ func TestDriftFight(t *testing.T) {
 	w.untilApplied(first, "clusters/a")
 	w.untilInSync("clusters/a")
 	w.patch("ConfigMap", "-a/settings", "acme-operator", `{"data":{"v":"theirs"}}`)
-	w.until("clusters/a", "is corrected", func(o *v1alpha1.ClusterOverlay) bool { return len(o.Status.Corrections) == 1 && len(o.Status.Drift) == 0 })
+	w.until("clusters/a", "is corrected", func(o *v1alpha1.ClusterOverlay) bool {
+		return len(o.Status.Corrections) == 1 && len(o.Status.Drift) == 0
+	})
 	if got := w.data("-a/settings"); got != "one" {
 		t.Errorf("settings: %q", got)
 	}
@@ -409,7 +419,9 @@ func TestDriftWithBrokenTip(t *testing.T) {
 	w.push(broken)
 	w.untilCondition("clusters/a", v1alpha1.RenderedCondition, v1alpha1.RenderFailedReason)
 	w.patch("ConfigMap", "-a/settings", "kubectl-edit", `{"data":{"v":"edited"}}`)
-	w.until("clusters/a", "is corrected", func(o *v1alpha1.ClusterOverlay) bool { return len(o.Status.Corrections) == 1 && len(o.Status.Drift) == 0 })
+	w.until("clusters/a", "is corrected", func(o *v1alpha1.ClusterOverlay) bool {
+		return len(o.Status.Corrections) == 1 && len(o.Status.Drift) == 0
+	})
 	if got := w.data("-a/settings"); got != "one" {
 		t.Errorf("settings: %q, want those of the applied revision", got)
 	}
@@ -477,6 +489,69 @@ func TestDriftOfRemoved(t *testing.T) {
 	}
 	if c := meta.FindStatusCondition(w.overlay("clusters/a").Status.Conditions, v1alpha1.InSyncCondition); c == nil || c.Reason != v1alpha1.PathRemovedReason {
 		t.Errorf("InSync: %s", toJSON(c))
+	}
+	w.check()
+}
+
+// What status.drift says of Git's fields is what capstan diff would change.
+func TestDriftAgreesWithDiff(t *testing.T) {
+	w := newWorld(t)
+	first := revision(w.commit(clusterOf("a", "one")))
+	w.fleet(reports)
+	w.start()
+	w.untilApplied(first, "clusters/a")
+	w.untilInSync("clusters/a")
+	w.patch("ConfigMap", "-a/settings", "kubectl-edit", `{"data":{"v":"edited","w":"foreign"}}`)
+	w.patch("MachineDeployment", "-a/workers", "kubectl-edit", `{"spec":{"replicas":7,"template":{"metadata":{"labels":{"more":"x"}},"spec":{"version":"v1.31.0"}}},"metadata":{"labels":{"`+v1alpha1.FleetLabel+`":"x"}}}`)
+	w.patch("Secret", "-a/credentials", "kubectl-edit", `{"data":{"password":"ZWRpdGVk"}}`)
+	w.delete("ProxmoxMachineTemplate", "-a/workers-v1")
+	clone := filepath.Join(t.TempDir(), "clone")
+	w.repo.Git("clone", "--quiet", w.repo.Path(), clone)
+	var want []string
+	w.eventually("the plan and the status agree", func() string {
+		applier, err := apply.New(apply.Options{Config: env.Config("differ")})
+		w.must(err)
+		overlay := w.overlay("clusters/a")
+		result, err := planner.Plan(w.Context(), applier, planner.Input{
+			Tree: tree.FromDir(clone), Fleet: w.getFleet(), Overlay: overlay,
+			Owner: apply.Owner{FleetNamespace: w.ns, FleetName: "fleet", Overlay: overlay.Name, Path: "clusters/a"},
+		})
+		w.must(err)
+		var got []string
+		want = nil
+		bare := strings.NewReplacer("/", ".", "~1", ".", "[", ".", "]", "", `"`, "")
+		for _, c := range result.Plan.Changes {
+			if c.Action == plan.Create {
+				want = append(want, c.ID.Kind+" missing")
+			}
+			for _, f := range c.Fields() {
+				if c.Action == plan.Update && !strings.HasPrefix(f.Path, "metadata.managedFields") {
+					want = append(want, c.ID.Kind+" ."+bare.Replace(f.Path))
+				}
+			}
+		}
+		for _, d := range overlay.Status.Drift {
+			for _, f := range d.Findings {
+				switch f.Class {
+				case v1alpha1.FindingMissing:
+					got = append(got, d.Kind+" missing")
+				case v1alpha1.FindingChanged:
+					got = append(got, d.Kind+" "+bare.Replace(f.Field))
+				case v1alpha1.FindingForeign, v1alpha1.FindingRecreated, v1alpha1.FindingOwnershipLost:
+				}
+			}
+		}
+		slices.Sort(want)
+		slices.Sort(got)
+		return cmp.Diff(want, got)
+	})
+	if len(want) < 5 {
+		t.Errorf("too little to compare: %q", want)
+	}
+	for _, d := range w.overlay("clusters/a").Status.Drift {
+		if strings.Contains(toJSON(d), "ZWRpdGVk") || strings.Contains(toJSON(d), "pass-of") {
+			t.Errorf("a secret is shown: %s", toJSON(d))
+		}
 	}
 	w.check()
 }

@@ -53,6 +53,10 @@ func (run *overlayRun) assess(ctx context.Context) time.Duration {
 	if report.Phase == v1alpha1.PhaseConverged && !(converged && run.progress().Phase == v1alpha1.PhaseConverged) {
 		report, recheck = run.confirm(ctx, view, report)
 	}
+	if report.Phase == v1alpha1.PhaseConverged && !converged && run.strayed(ctx) {
+		// The machines are as the live objects say, which is not what Git says.
+		report.Phase, report.Message = v1alpha1.PhaseWaiting, "live objects don't say what was applied; see status.drift"
+	}
 	next, later := capi.Follow(run.status.Progress, report, capi.Course{
 		Now: now, StallAfter: run.stallAfter(ctx), HadConverged: converged,
 	})
@@ -62,6 +66,28 @@ func (run *overlayRun) assess(ctx context.Context) time.Duration {
 		recheck = later
 	}
 	return recheck
+}
+
+// strayed reports whether a live object doesn't say what was applied, in more than fields
+// that Git doesn't declare or whose they are.
+func (run *overlayRun) strayed(ctx context.Context) bool {
+	digester, err := run.overlayReconciler.key.get(ctx)
+	if err != nil {
+		return true // not known; asked again with the next change
+	}
+	harmless := map[object.ID]bool{}
+	for _, d := range run.status.Drift {
+		harmless[inventory.IDOf(d.ObjectReference)] = !slices.ContainsFunc(d.Findings, func(f v1alpha1.Finding) bool {
+			return f.Class != v1alpha1.FindingForeign && f.Class != v1alpha1.FindingOwnershipLost
+		})
+	}
+	seen := run.objects.Seen(run.name)
+	return slices.ContainsFunc(run.status.Inventory, func(e v1alpha1.InventoryEntry) bool {
+		id := inventory.IDOf(e.ObjectReference)
+		s := seen[id]
+		return e.State == v1alpha1.EntryApplied && e.StateDigest != "" && s.Known && !older(s.ResourceVersion, e.ResourceVersion) &&
+			!harmless[id] && (!s.Present || s.Sight.Digest(digester) != e.StateDigest)
+	})
 }
 
 // progress is what is recorded, or what is so when nothing is.
