@@ -147,8 +147,8 @@ func TestSighted(t *testing.T) {
 	b.complete()
 
 	told := b.sights()
-	for i := range 5 {
-		b.patch(u, "manager", fmt.Sprintf(`{"status": {"phase": "Phase%d"}}`, i), "status")
+	for _, phase := range []string{"Pending", "Provisioning", "Provisioned", "Deleting", "Failed"} {
+		b.patch(u, "manager", fmt.Sprintf(`{"status": {"phase": %q}}`, phase), "status")
 	}
 	if seen := b.sees(u, upTo(u.GetResourceVersion())); !reflect.DeepEqual(seen.Sight, first.Sight) || b.sights() != told {
 		t.Errorf("a status changed: told %d times, %+v", b.sights()-told, seen)
@@ -319,12 +319,16 @@ func TestSightsAfterSilence(t *testing.T) {
 
 // A restart of the API server is survived.
 func TestAPIServerRestart(t *testing.T) {
-	b := newBed(t, env.Config("live-"+t.Name()))
+	config, wire := env.Config("live-"+t.Name()), &line{}
+	config.Dial = wire.dial
+	b := newBed(t, config)
 	u := b.apply(configMap)
 	b.declare(u)
 	b.sees(u, present)
+	wire.set(true) // the API server would wait a minute for its watches to end
 	env.StopAPIServer(t)
 	b.sees(u, blind)
+	wire.set(false)
 	env.StartAPIServer(t)
 	b.sees(u, present)
 	b.patch(u, "kubectl-edit", `{"data": {"key": "other"}}`)

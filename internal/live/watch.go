@@ -69,9 +69,10 @@ func (w *watch) run(ctx context.Context) {
 			if reflector == nil || resource != of {
 				reflector, of = w.reflect(resource), resource
 			}
-			if err := reflector.ListAndWatchWithContext(ctx); apierrors.IsNotFound(err) {
-				meta.MaybeResetRESTMapper(w.owner.Mapper) // by now the kind may be served otherwise
-			}
+			err = reflector.ListAndWatchWithContext(ctx)
+		}
+		if meta.IsNoMatchError(err) || apierrors.IsNotFound(err) {
+			meta.MaybeResetRESTMapper(w.owner.Mapper) // next time it may be served, or served otherwise
 		}
 		select {
 		case <-ctx.Done():
