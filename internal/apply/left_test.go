@@ -421,3 +421,43 @@ func TestLeftInTopology(t *testing.T) {
 		})
 	}
 }
+
+// A manifest that moves to another API version leaves what was taken all the same,
+// and lets go of nothing that is on record at the old one: the default would be one
+// machine.
+func TestLeftAcrossVersions(t *testing.T) {
+	older := func(manifest string) string {
+		manifest = replace(manifest, "cluster.x-k8s.io/v1beta2", "cluster.x-k8s.io/v1beta1")
+		return replace(manifest, "apiGroup: infrastructure.cluster.x-k8s.io", "apiVersion: infrastructure.cluster.x-k8s.io/v1alpha1")
+	}
+	same := func(manifest string) string { return manifest }
+	for name, versions := range map[string]struct{ before, after func(string) string }{
+		"v1beta1":            {older, older},
+		"v1beta1 to v1beta2": {older, same},
+		"v1beta2 to v1beta1": {same, older},
+	} {
+		for _, mode := range []string{"known", "read", "alone"} {
+			for _, scaled := range []bool{true, false} {
+				t.Run(fmt.Sprintf("%s/%s/scaled %t", name, mode, scaled), func(t *testing.T) {
+					b := newBed(t)
+					known := b.must(b.request(versions.before(deploymentOf(autoscaled, "3", "v1.35.0")) + "\n---\n" + configMap))
+					want := int64(5) // nobody has taken it: Git's
+					if scaled {
+						b.scale("cluster-autoscaler", 7)
+						want = 7
+					}
+					req := b.request(versions.after(deploymentOf(autoscaled, "5", "v1.35.1")) + "\n---\n" + configMap)
+					req.Known, req.ReadAll = known, mode == "read"
+					if mode == "alone" {
+						req.Objects = req.Objects[:1]
+					}
+					b.must(req)
+					live := b.live(deploymentOf("", "", "v1"))
+					if got := field(live, "spec", "replicas"); got != want {
+						t.Errorf("replicas %v, want %d; managers %v", got, want, managers(live))
+					}
+				})
+			}
+		}
+	}
+}
