@@ -1,7 +1,5 @@
 package capi
 
-import "k8s.io/apimachinery/pkg/runtime/schema"
-
 // Where the rules of control planes are from.
 const (
 	fromKubeadmDiff    = "cluster-api v1.14 controlplane/kubeadm/pkg/filters.go, UpToDate"
@@ -241,7 +239,7 @@ var talosConsequences = consequenceTable{
 // and an approval too many is better than a control plane replaced by surprise.
 var otherControlPlaneConsequences = consequenceTable{
 	title:    "Other control planes",
-	of:       func(gk schema.GroupKind) bool { return IsControlPlane(gk) && !IsTemplate(gk) },
+	of:       IsControlPlane,
 	machines: rollsReplicas,
 	rules: []consequenceRule{
 		{

@@ -63,7 +63,7 @@ var openTemplateConsequences = consequenceTable{
 
 var infraClusterConsequences = consequenceTable{
 	title: "ProxmoxCluster and other infrastructure clusters",
-	of:    func(gk schema.GroupKind) bool { return IsInfraCluster(gk) && !IsTemplate(gk) },
+	of:    IsInfraCluster,
 	rules: []consequenceRule{
 		{
 			fields: []string{"/spec/controlPlaneEndpoint"},
@@ -74,7 +74,7 @@ var infraClusterConsequences = consequenceTable{
 			weigh:  weighEndpoint,
 		},
 		{
-			fields: []string{"/spec/dnsServers", "/spec/ipv4Config", "/spec/ipv6Config", "/spec/zoneConfigs"},
+			fields: []string{"/spec/dnsServers", "/spec/ipv4Config", "/spec/ipv6Config", "/spec/zoneConfig"},
 			kinds:  []ConsequenceKind{ConsequenceLatent},
 			says:   "changes the address pools, and applies to machines that are made later",
 			why:    "the pool refuses to lose an address in use",
