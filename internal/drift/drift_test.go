@@ -16,7 +16,6 @@ import (
 
 	"capstan.dev/capstan/api/v1alpha1"
 	"capstan.dev/capstan/internal/drift"
-	"capstan.dev/capstan/internal/object"
 )
 
 var update = flag.Bool("update", false, "write what is found into the files in testdata/recorded")
@@ -149,5 +148,3 @@ func findingText(f v1alpha1.Finding) string {
 	}
 	return s
 }
-
-var _ = object.ID{}
