@@ -50,8 +50,8 @@ func pause(last *v1alpha1.Correction) time.Duration {
 	return min(wait, most)
 }
 
-// forgotten tells whether the last correction is so long ago that it doesn't count.
-func forgotten(last *v1alpha1.Correction, now time.Time) bool {
+// Forgotten tells whether the last correction is so long ago that it doesn't count.
+func Forgotten(last *v1alpha1.Correction, now time.Time) bool {
 	return last == nil || now.Sub(last.Time.Time) > pause(last)+Quiet
 }
 
@@ -66,7 +66,7 @@ func Remember(list []v1alpha1.Correction, c v1alpha1.Correction, now time.Time) 
 			kept = append(kept, other)
 			continue
 		}
-		if !forgotten(&other, now) {
+		if !Forgotten(&other, now) {
 			c.Count = max(c.Count, other.Count+1)
 		}
 	}

@@ -154,8 +154,8 @@ func disruptive(all []capi.Consequence) bool {
 
 // fight: who changes it again and again is not convinced by more of the same.
 func fight(c Case) (Decision, bool) {
-	if forgotten(c.Last, c.Now) {
-		return Decision{}, false
+	if Forgotten(c.Last, c.Now) || c.Approved && disruptive(c.Consequences) {
+		return Decision{}, false // a person who approves it wants it now
 	}
 	next := c.Last.Time.Add(pause(c.Last))
 	if !next.After(c.Now) {

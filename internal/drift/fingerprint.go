@@ -92,7 +92,7 @@ func (p *printer) field(value any, found bool) {
 	if m, ok := value.(map[string]any); ok && len(m) > 0 {
 		others = p.others()
 	}
-	p.value(value, others)
+	p.value(p.ownership.Stable(string(p.pointer), value), others)
 }
 
 // leftOut tells whether the field that the printer is at doesn't count.
