@@ -15,6 +15,7 @@ import (
 func printCorrection(out io.Writer, s style, o *v1alpha1.DriftedObject) error {
 	id := inventory.IDOf(o.ObjectReference)
 	var lines []diffLine
+	unknown := false
 	for i := range o.Findings {
 		switch f := &o.Findings[i]; f.Class {
 		case v1alpha1.FindingMissing:
@@ -24,8 +25,13 @@ func printCorrection(out io.Writer, s style, o *v1alpha1.DriftedObject) error {
 			if f.Field != "" && f.From != f.To {
 				lines = append(lines, s.changed(f))
 			}
+			unknown = unknown || f.Field == "" && f.Class == v1alpha1.FindingChanged
 		case v1alpha1.FindingForeign, v1alpha1.FindingOwnershipLost: // to Git they make no difference
 		}
+	}
+	if len(lines) == 0 && unknown { // the API server refuses to say, or Git does
+		_, err := fmt.Fprintln(out, "    what the correction would change is not known")
+		return err
 	}
 	if len(lines) == 0 {
 		_, err := fmt.Fprintln(out, "    capstan diff shows nothing of it: no field that Git declares has another value")

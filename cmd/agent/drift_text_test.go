@@ -103,6 +103,9 @@ func TestDriftStrangeStatus(t *testing.T) {
 		"an object without findings": {v1alpha1.ClusterOverlayStatus{Drift: []v1alpha1.DriftedObject{
 			{ObjectReference: v1alpha1.ObjectReference{Kind: "Cluster", Name: "dev"}, Action: "New"},
 		}}, "Cluster dev", exitChanges},
+		"a change that can't be compared": {v1alpha1.ClusterOverlayStatus{Drift: []v1alpha1.DriftedObject{
+			{Action: v1alpha1.DriftBlocked, Findings: []v1alpha1.Finding{{Class: v1alpha1.FindingChanged}}},
+		}}, "Changed", exitChanges},
 		"no row for it": {v1alpha1.ClusterOverlayStatus{DriftedObjects: 3}, "3", exitChanges},
 	} {
 		o := overlayDriftOf(&v1alpha1.ClusterOverlay{Spec: v1alpha1.ClusterOverlaySpec{Path: "clusters/dev"}, Status: c.status})
@@ -118,6 +121,18 @@ func TestDriftStrangeStatus(t *testing.T) {
 				t.Errorf("%s: exit code %d, want %d", name, got, c.code)
 			}
 		}
+	}
+}
+
+// TestDriftUnknownChange doesn't say that nothing would change if that isn't known.
+func TestDriftUnknownChange(t *testing.T) {
+	var text bytes.Buffer
+	o := v1alpha1.DriftedObject{Action: v1alpha1.DriftBlocked, Findings: []v1alpha1.Finding{{Class: v1alpha1.FindingChanged}}}
+	if err := printDrifted(&text, style{plain: true}, &o, time.Now()); err != nil {
+		t.Fatal(err)
+	}
+	if got := text.String(); !strings.Contains(got, "is not known") || strings.Contains(got, "shows nothing") {
+		t.Error(got)
 	}
 }
 

@@ -65,15 +65,13 @@ func overlayDriftOf(o *v1alpha1.ClusterOverlay) overlayDrift {
 	return d
 }
 
-// watchedObjects counts the objects that are declared and were applied: what has left Git
-// or is about to be applied is compared with nothing.
+// watchedObjects counts the objects that are declared, were applied and are this overlay's
+// alone: what has left Git, is about to be applied or is shared is compared with nothing.
 func watchedObjects(o *v1alpha1.ClusterOverlay) int {
 	n := 0
 	for i := range o.Status.Inventory {
-		switch o.Status.Inventory[i].State {
-		case v1alpha1.EntryApplied, v1alpha1.EntryShared:
+		if o.Status.Inventory[i].State == v1alpha1.EntryApplied {
 			n++
-		case v1alpha1.EntryIntent, v1alpha1.EntryRetained, v1alpha1.EntryLeaving:
 		}
 	}
 	return n
@@ -220,28 +218,29 @@ func writersText(findings []v1alpha1.Finding) string {
 	return each(findings, func(f v1alpha1.Finding) string { return whoText(f.Writer) })
 }
 
-// fieldText is the first field that is different, with how many more there are:
+// fieldText is the first field that is different, with how many more findings there are:
 // "/spec/replicas (+1): 3 -> 5".
 func (s style) fieldText(findings []v1alpha1.Finding, more int) string {
-	if len(findings) == 0 {
+	first := slices.IndexFunc(findings, func(f v1alpha1.Finding) bool { return f.Field != "" || s.valuesText(f) != "" })
+	if first < 0 {
 		return "-"
 	}
-	first := findings[0]
-	text := first.Field
+	f := findings[first]
+	text := f.Field
 	if more += len(findings) - 1; more > 0 {
 		text += fmt.Sprintf(" (+%d)", more)
 	}
-	if values := s.valuesText(first); values != "" {
+	if values := s.valuesText(f); values != "" {
 		text += ": " + values
 	}
-	return cmp.Or(strings.TrimSpace(strings.TrimPrefix(text, ":")), "-")
+	return strings.TrimLeft(text, ": ")
 }
 
-// valuesText is what was applied and what is live: "3 -> 5", and one value if they are
-// the same.
+// valuesText is what was applied and what is live: "3 -> 5". It is one value if they are
+// the same, and of a whole object.
 func (s style) valuesText(f v1alpha1.Finding) string {
-	if f.From == f.To {
-		return f.From
+	if f.From == f.To || f.Field == "" && f.From == "" {
+		return f.To
 	}
 	return cmp.Or(f.From, "(none)") + s.arrow() + cmp.Or(f.To, "(none)")
 }
