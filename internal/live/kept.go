@@ -9,7 +9,6 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
-	"k8s.io/apimachinery/pkg/util/json"
 
 	"capstan.dev/capstan/api/v1alpha1"
 	"capstan.dev/capstan/internal/capi"
@@ -17,8 +16,8 @@ import (
 )
 
 // kept is what stays in memory of a live object. There are tens of thousands of them, most
-// of which are never looked at: content is written out, which takes a tenth of what an
-// object does, and read when it is looked at. A kept object never changes.
+// of which are never looked at: content is packed, and unpacked when it is looked at. A
+// kept object never changes.
 type kept struct {
 	key     types.NamespacedName
 	uid     types.UID
@@ -30,7 +29,7 @@ type kept struct {
 	mode *string
 	// sight is nil for what controllers made.
 	sight *drift.Sight
-	// content is what progress depends on, nil if nothing does.
+	// content is what progress depends on, packed; nil if nothing does.
 	content []byte
 }
 
@@ -58,7 +57,7 @@ func (s source) keep(u *unstructured.Unstructured) (*kept, error) {
 		return k, nil
 	}
 	capi.Trim(u)
-	content, err := json.Marshal(u.Object)
+	content, err := pack(u.Object)
 	if err != nil {
 		return nil, fmt.Errorf("keep %s %s: %w", s.kind.Kind, k.key, err) // it came as JSON
 	}
@@ -66,16 +65,16 @@ func (s source) keep(u *unstructured.Unstructured) (*kept, error) {
 	return k, nil
 }
 
-// object reads the content; nil if there is none.
+// object unpacks the content; nil if there is none.
 func (k *kept) object() *unstructured.Unstructured {
 	if k == nil || k.content == nil {
 		return nil
 	}
-	u := &unstructured.Unstructured{}
-	if err := json.Unmarshal(k.content, &u.Object); err != nil {
+	content, err := unpack(k.content)
+	if err != nil {
 		return nil // keep wrote it
 	}
-	return u
+	return &unstructured.Unstructured{Object: content}
 }
 
 // GetObjectMeta gives a reflector what it asks objects for.
