@@ -2,6 +2,7 @@ package dev
 
 import (
 	"bytes"
+	"context"
 	"flag"
 	"fmt"
 	"io"
@@ -21,6 +22,7 @@ import (
 	coordinationv1 "k8s.io/api/coordination/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
@@ -59,6 +61,28 @@ func TestAlerts(t *testing.T) {
 	a.quietFleet()
 	a.record()
 	a.propose("v1.35.5", "v1.35.6")
+
+	// Somebody edits live objects, while that is only reported; then all the time, while it is corrected; and
+	// adds machines, which nothing removes without a person's word.
+	a.setDriftMode("Report")
+	a.person("MachineHealthCheck", `{"spec": {"checks": {"nodeStartupTimeoutSeconds": 1201}}}`)
+	a.person("MachineDeployment", `{"spec": {"deletion": {"order": "Newest"}}}`)
+	a.fires("CapstanDriftPersists", a.labels)
+	a.fires("CapstanForeignFields", a.labels)
+	a.record()
+	a.setDriftMode("Correct")
+	a.person("MachineDeployment", `{"spec": {"deletion": null}}`)
+	a.quiet("CapstanDriftPersists", "CapstanForeignFields")
+	stop := a.insist("MachineHealthCheck", `{"spec": {"checks": {"nodeStartupTimeoutSeconds": 1202}}}`)
+	a.fires("CapstanDriftFight", a.labels)
+	a.record()
+	stop()
+	a.quiet("CapstanDriftFight")
+	a.person("MachineDeployment", `{"spec": {"replicas": 2}}`)
+	a.fires("CapstanCorrectionHeld", a.labels)
+	a.record()
+	a.capstan("approve", "--yes", "clusters/alerts")
+	a.quietFleet()
 
 	// A new worker does not boot, and the forge takes no word of it.
 	a.statusesFail.Store(true)
@@ -328,6 +352,56 @@ func (a *alerts) push(message string, change func()) {
 	change()
 	a.git(a.dir, "commit", "-qam", message)
 	a.git(a.dir, "push", "-q", "origin", "main")
+}
+
+// setDriftMode says what the Fleet does about drift.
+func (a *alerts) setDriftMode(mode string) {
+	a.Helper()
+	fleet := &unstructured.Unstructured{Object: map[string]any{
+		"apiVersion": "capstan.dev/v1alpha1", "kind": "Fleet", "metadata": map[string]any{"name": "fleet", "namespace": "alerts-system"},
+	}}
+	patch := client.RawPatch(types.MergePatchType, fmt.Appendf(nil, `{"spec": {"drift": {"mode": %q}}}`, mode))
+	a.Expect(admin.Patch(a.ctx, fleet, patch)).To(gomega.Succeed())
+}
+
+// person patches the workers' live object of a kind, as kubectl edit does.
+func (a *alerts) person(kind, patch string) {
+	a.Helper()
+	a.Expect(a.tryPerson(a.ctx, kind, patch)).To(gomega.Succeed())
+}
+
+func (a *alerts) tryPerson(ctx context.Context, kind, patch string) error {
+	o := &unstructured.Unstructured{Object: map[string]any{
+		"apiVersion": "cluster.x-k8s.io/v1beta2", "kind": kind, "metadata": map[string]any{"name": "alerts-workers", "namespace": a.namespace},
+	}}
+	return admin.Patch(ctx, o, client.RawPatch(types.MergePatchType, []byte(patch)), client.FieldOwner("kubectl-edit"))
+}
+
+// insist has a person do the same again and again until stop is called.
+func (a *alerts) insist(kind, patch string) (stop func()) {
+	a.Helper()
+	ctx, cancel := context.WithCancel(a.ctx)
+	done := make(chan error, 1)
+	go func() {
+		for {
+			select {
+			case <-ctx.Done():
+				done <- nil
+				return
+			case <-time.After(100 * time.Millisecond):
+			}
+			if err := a.tryPerson(ctx, kind, patch); err != nil && ctx.Err() == nil {
+				done <- err
+				return
+			}
+		}
+	}()
+	a.Cleanup(cancel)
+	return func() {
+		a.Helper()
+		cancel()
+		a.Expect(<-done).To(gomega.Succeed())
+	}
 }
 
 // propose changes the version of Kubernetes on the branch of the pull request.

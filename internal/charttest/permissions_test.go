@@ -17,6 +17,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"capstan.dev/capstan/api/v1alpha1"
@@ -196,6 +197,8 @@ func (i *installation) work(ns, account string, meanwhile func()) {
 		return ""
 	})
 
+	i.drift(b, x, machines)
+
 	// A person asks for a comparison of everything.
 	for _, path := range []string{"clusters/dev", "clusters/extra"} {
 		value := b.request(b.overlay(path))
@@ -234,6 +237,46 @@ func (i *installation) work(ns, account string, meanwhile func()) {
 	b.approve("clusters/extra", x)
 	b.approve("clusters/dev", machines)
 	second.stop()
+}
+
+// drift has somebody change and delete what is live, and add machines. The first two are
+// put back, the last once that is approved.
+func (i *installation) drift(b *bed, x, machines string) {
+	i.Helper()
+	by := client.FieldOwner("kubectl-edit")
+	settings := func() *corev1.ConfigMap {
+		return &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: x, Name: "settings"}}
+	}
+	for what, does := range map[string]func() error{
+		"a change": func() error {
+			return env.Client().Patch(i.Context(), settings(), client.RawPatch(types.MergePatchType, []byte(`{"data":{"v":"mine"}}`)), by)
+		},
+		"a deletion": func() error { return env.Client().Delete(i.Context(), settings()) },
+	} {
+		must(i.T, does())
+		eventually(i.T, what+" is corrected", func(ctx context.Context) string {
+			live := settings()
+			if err := env.Client().Get(ctx, client.ObjectKeyFromObject(live), live); err != nil {
+				return err.Error()
+			}
+			if live.Data["v"] != "two" {
+				return live.Data["v"]
+			}
+			return ""
+		})
+	}
+	workers := &unstructured.Unstructured{Object: map[string]any{
+		"apiVersion": "cluster.x-k8s.io/v1beta2", "kind": "MachineDeployment",
+		"metadata": map[string]any{"namespace": machines, "name": "dev-workers"},
+	}}
+	must(i.T, env.Client().Patch(i.Context(), workers, client.RawPatch(types.MergePatchType, []byte(`{"spec":{"replicas":3}}`)), by))
+	held := b.until("clusters/dev", "holds the correction", func(o *v1alpha1.ClusterOverlay) bool {
+		return len(o.Status.Drift) > 0 && o.Status.Drift[0].Action == v1alpha1.DriftHeld
+	})
+	b.annotate(b.overlay("clusters/dev"), v1alpha1.ApproveCorrectionAnnotation, held.Status.Drift[0].Hash)
+	b.until("clusters/dev", "is corrected, and the approval used", func(o *v1alpha1.ClusterOverlay) bool {
+		return len(o.Status.Drift) == 0 && o.Annotations[v1alpha1.ApproveCorrectionAnnotation] == ""
+	})
 }
 
 // leads waits until a replica leads, of one that runs.
