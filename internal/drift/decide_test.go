@@ -85,6 +85,10 @@ func TestDecide(t *testing.T) {
 		"held, not fought over": {c: drift.Case{Findings: findings(person), Consequences: scaleDown, Hash: "h", Last: last(9, 0, person)},
 			want: v1alpha1.DriftHeld},
 
+		"approved, in a fight": {c: drift.Case{Findings: findings(person), Consequences: scaleDown, Hash: "h", Approved: true, Last: last(9, 0, person)},
+			want: v1alpha1.DriftCorrecting},
+		"approved, of no consequence": {c: drift.Case{Findings: findings(person), Consequences: harmless, Hash: "h", Approved: true, Last: last(3, 0, person)},
+			want: v1alpha1.DriftFight, next: at(10 * time.Second)},
 		"the second time": {c: drift.Case{Findings: findings(person), Last: last(1, time.Second, person)}, want: v1alpha1.DriftCorrecting},
 		"the third time":  {c: drift.Case{Findings: findings(person), Last: last(2, time.Second, person)}, want: v1alpha1.DriftCorrecting},
 		"the fourth time": {c: drift.Case{Findings: findings(person), Last: last(3, time.Second, person)},
