@@ -144,7 +144,7 @@ func TestSighted(t *testing.T) {
 	u := b.apply(cluster)
 	b.declare(u)
 	first := b.sees(u, present)
-	b.complete()
+	b.Eventually(b.sights).Should(gomega.Equal(3)) // it was declared, came, and all was listed
 
 	told := b.sights()
 	for _, phase := range []string{"Pending", "Provisioning", "Provisioned", "Deleting", "Failed"} {
