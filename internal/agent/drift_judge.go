@@ -122,7 +122,7 @@ func (run *driftRun) state(d *drifted) string {
 	if err != nil {
 		return "" // it holds nothing but texts
 	}
-	return run.digester.Strings(string(d.seen.UID), strconv.FormatBool(d.seen.Present), d.seen.Sight.Digest(run.digester), string(foreign),
+	return run.digester.Strings(string(d.seen.UID), strconv.FormatBool(d.seen.Present), d.seen.Sight.Digest(run.digester), string(d.seen.Sight.Others[:]), string(foreign),
 		d.entry.Digest, d.entry.StateDigest, string(d.entry.UID), strconv.FormatInt(run.fleet.Generation, 10))
 }
 

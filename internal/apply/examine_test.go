@@ -73,7 +73,7 @@ func TestExamine(t *testing.T) {
 				b.Errorf("deleted at %v, error %v", o.Before.GetDeletionTimestamp(), o.Err)
 			}
 		}},
-		"another overlay's": {happens: edit("kubectl-label", `metadata: {name: c, namespace: NS, labels: {capstan.dev/overlay: other}}`), action: apply.ActionRefused, before: "one", reason: v1alpha1.OwnedByOtherReason},
+		"another overlay's": {happens: edit(v1alpha1.FieldManager, `metadata: {name: c, namespace: NS, labels: {capstan.dev/overlay: other}}`), action: apply.ActionRefused, before: "one", reason: v1alpha1.OwnedByOtherReason},
 		"left alone":        {happens: edit("kubectl-annotate", `metadata: {name: c, namespace: NS, annotations: {capstan.dev/reconcile: disabled}}, data: {a: theirs}`), action: apply.ActionSkipped, before: "theirs"},
 		"left to others":    {happens: edit("kubectl-edit", `metadata: {name: c, namespace: NS, annotations: {capstan.dev/ignore: /data/a}}, data: {a: theirs}`), action: apply.ActionUnchanged, before: "theirs", after: "theirs"},
 	} {

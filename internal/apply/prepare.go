@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
@@ -145,7 +147,7 @@ func (r *run) adopt(it *item) {
 			"the topology of its Cluster generates it; it can't be managed from Git as well"))
 		return
 	}
-	if err := r.foreign(it.id, live); err != nil {
+	if err := r.foreign(it.id, live); err != nil && !(it.owned && r.relabelled(live)) {
 		it.refuse(err)
 		return
 	}
@@ -174,6 +176,20 @@ func (r *run) foreign(id object.ID, live *unstructured.Unstructured) *Error {
 	annotations := live.GetAnnotations()
 	return refuse(id, v1alpha1.OwnedByOtherReason, "it belongs to overlay %s (%s) of Fleet %s", orDefault(overlay, "unknown"),
 		orDefault(annotations[v1alpha1.PathAnnotation], "path unknown"), orDefault(annotations[v1alpha1.FleetAnnotation], "unknown"))
+}
+
+// relabelled tells whether the labels that say whose an object is were changed by somebody
+// else than an agent: then they say nothing.
+func (r *run) relabelled(live *unstructured.Unstructured) bool {
+	labels := live.GetLabels()
+	for key, value := range r.req.Owner.labels() {
+		if labels[key] != value && slices.ContainsFunc(live.GetManagedFields(), func(e metav1.ManagedFieldsEntry) bool {
+			return e.Manager == r.manager && ownsPath(e, "f:metadata", "f:labels", "f:"+key)
+		}) {
+			return false
+		}
+	}
+	return true
 }
 
 func beingDeleted(id object.ID) *Error {

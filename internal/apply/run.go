@@ -98,7 +98,7 @@ func (a *Applier) newRun(req Request) *run {
 		}
 	}
 	for _, u := range req.Objects {
-		it := &item{id: object.IDOf(u), desired: u}
+		it := &item{id: object.IDOf(u), desired: inData(u)}
 		it.uid, it.owned = req.Known[it.id]
 		it.outcome = Outcome{ID: it.id, Ref: refTo(u), Action: ActionNotReached}
 		r.items = append(r.items, it)

@@ -21,6 +21,9 @@ type Sight struct {
 	// Owned stands for the values at the fields that we have applied and still own;
 	// zero if we own nothing.
 	Owned [sha256.Size]byte
+	// Others stands for the values of the fields that others than controllers own and we
+	// don't, declared in Git or not; zero if there are none.
+	Others [sha256.Size]byte
 	// Foreign are the fields that somebody set and that are not ours; More counts
 	// those that it has no room for.
 	Foreign []v1alpha1.Finding
@@ -42,6 +45,7 @@ func See(u *unstructured.Unstructured) Sight {
 		declared = ours.fields
 		s.Owned = fingerprint(u, declared, entries, ownership)
 	}
+	s.Others = others(u, declared, entries, ownership)
 	s.Foreign, s.More = foreign(u, declared, entries, ownership, maxForeign)
 	return s
 }

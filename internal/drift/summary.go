@@ -110,6 +110,9 @@ func Describe(f v1alpha1.Finding) string {
 	case v1alpha1.FindingForeign:
 		return fieldName(f.Field) + " set to " + cut(f.To, most) + by
 	case v1alpha1.FindingChanged:
+		if f.Field == "" {
+			return "changed" + by // in what isn't known
+		}
 	}
 	from, to := cut(f.From, most), cut(f.To, most)
 	if from == "" {
