@@ -74,6 +74,10 @@ bench: assets gitea bench-devcluster ## Measure renders, a fleet of 500 overlays
 	CAPSTAN_BENCH=1 go test -count=1 -timeout 60m -v -run TestForge ./internal/bench/
 	cd dev && CAPSTAN_BENCH=1 go test -count=1 -timeout 60m -v -run TestBenchWebhook .
 
+.PHONY: soak
+soak: assets gitea ## Run the tests of dev/ that take too long for every day: a fleet's day left alone, all edits
+	cd dev && CAPSTAN_SOAK=1 go test -count=1 -timeout 120m -v -run '^Test(Soak|Convergence)' .
+
 .PHONY: record-metrics
 record-metrics: assets gitea prometheus ## Record what the agent's /metrics says, for the test of the dashboard
 	cd dev && go test -count=1 -run '^TestAlerts$$' . -record-metrics ../internal/monitortest/testdata/metrics.txtar

@@ -38,6 +38,10 @@ type Options struct {
 	MachineBoot time.Duration
 	// Chaos is what goes wrong from the start.
 	Chaos chaos.Knobs
+	// Audit, if set, is a file that gets a record of each request of a service account.
+	Audit string
+	// Resync is how often the controllers look at everything again; 0 is every ten minutes.
+	Resync time.Duration
 	// ProviderCRDs are files or folders with definitions that take the place of those in dev/crds of the
 	// same name: those of the real providers.
 	ProviderCRDs []string
@@ -96,7 +100,7 @@ func Start(ctx context.Context, opts Options) (_ *Cluster, err error) {
 
 	c.host, err = host.Start(ctx, host.Options{
 		Dir: opts.Dir, BinDirs: opts.BinDirs, Port: opts.Port, ClusterAPI: capi.Version,
-		Progress: opts.Progress, Log: opts.Log.WithName("host"),
+		Audit: opts.Audit, Progress: opts.Progress, Log: opts.Log.WithName("host"),
 		Install: func(ctx context.Context, config *rest.Config) error {
 			return installAll(ctx, config, crds, c.hookWire.Addr().String(), server.Address())
 		},
@@ -141,7 +145,7 @@ func (c *Cluster) newManager(run context.Context, server *hooks.Server, opts Opt
 		return nil, err
 	}
 	log := opts.Log.WithName("manager")
-	mgr, err := capi.NewManager(capi.Config(c.host.RESTConfig()), scheme, server, log)
+	mgr, err := capi.NewManager(capi.Config(c.host.RESTConfig()), scheme, server, opts.Resync, log)
 	if err != nil {
 		return nil, fmt.Errorf("manager: %w", err)
 	}

@@ -33,6 +33,8 @@ var (
 	mgmt    *Cluster
 	admin   client.Client
 	capstan string // the product's binary, which renders the sample fleet
+	// auditLog has what agents with accounts of their own have sent.
+	auditLog string
 )
 
 var keepLog = flag.String("log", "", "file for the log of the management cluster")
@@ -59,6 +61,7 @@ func run(m *testing.M) (_ int, err error) {
 	if out, err := exec.Command("go", "-C", "..", "build", "-buildvcs=false", "-o", capstan, "./cmd/agent").CombinedOutput(); err != nil {
 		return 0, fmt.Errorf("build capstan: %w: %s", err, out)
 	}
+	auditLog = filepath.Join(dir, "audit.log")
 	log := logr.Discard()
 	if *keepLog != "" {
 		f, err := os.Create(*keepLog)
@@ -70,7 +73,7 @@ func run(m *testing.M) (_ int, err error) {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
 	defer cancel()
-	if mgmt, err = Start(ctx, Options{Dir: filepath.Join(dir, "state"), BinDirs: binDirs(), Log: log}); err != nil {
+	if mgmt, err = Start(ctx, Options{Dir: filepath.Join(dir, "state"), BinDirs: binDirs(), Audit: auditLog, Log: log}); err != nil {
 		return 0, err
 	}
 	defer func() {

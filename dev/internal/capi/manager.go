@@ -1,6 +1,7 @@
 package capi
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"sync/atomic"
@@ -37,11 +38,12 @@ const Concurrency = 6
 // failed, waits for another 30 seconds.
 const patience = 10 * time.Minute
 
-// syncPeriod is the original's.
+// syncPeriod is the original's, for those who don't ask for another.
 const syncPeriod = 10 * time.Minute
 
-// NewManager returns the manager that everything shares, with the caches and clients of the original.
-func NewManager(c *rest.Config, scheme *runtime.Scheme, hooks webhook.Server, log logr.Logger) (ctrl.Manager, error) {
+// NewManager returns the manager that everything shares, with the caches and clients of the original. Its
+// controllers look at everything again after resync, 0 for as often as the original's.
+func NewManager(c *rest.Config, scheme *runtime.Scheme, hooks webhook.Server, resync time.Duration, log logr.Logger) (ctrl.Manager, error) {
 	// The gates are the process's; all others are as in the original. The one for rate limits too, though it
 	// costs a second here and there: without it controllers don't wait for their caches after a write.
 	if err := feature.MutableGates.SetFromMap(map[string]bool{
@@ -57,7 +59,7 @@ func NewManager(c *rest.Config, scheme *runtime.Scheme, hooks webhook.Server, lo
 			// A process may run more than one management cluster, one after the other.
 			SkipNameValidation: ptr.To(true),
 		},
-		Cache:         setup.ManagerCacheOptions(scheme, fmt.Sprintf("%s-%d", name, informers.Add(1)), "", syncPeriod),
+		Cache:         setup.ManagerCacheOptions(scheme, fmt.Sprintf("%s-%d", name, informers.Add(1)), "", cmp.Or(resync, syncPeriod)),
 		Client:        setup.ManagerClientOptions(),
 		Metrics:       metricsserver.Options{BindAddress: "0"},
 		WebhookServer: hooks,

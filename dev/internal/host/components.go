@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"os"
 	"path/filepath"
 	"strconv"
 	"time"
@@ -55,34 +56,61 @@ func (h *Host) startEtcd(ctx context.Context, path string) (string, error) {
 }
 
 // startAPIServer returns the address of the API server itself.
-func (h *Host) startAPIServer(ctx context.Context, path, etcd string) (string, error) {
+func (h *Host) startAPIServer(ctx context.Context, path, etcd, audit string) (string, error) {
+	flags, err := h.auditFlags(audit)
+	if err != nil {
+		return "", err
+	}
 	// The namespace is the last thing that clients expect and that is not there at once.
 	ready := []string{"/readyz", "/api/v1/namespaces/default"}
 	return h.startOnFreePort(ctx, h.pki.admin, ready, func(port, _ string) (*process, error) {
-		return startProcess(h.dir, path,
-			"--etcd-servers="+etcd,
-			"--etcd-cafile="+h.pki.caFile,
-			"--etcd-certfile="+h.pki.etcdClient.certFile,
-			"--etcd-keyfile="+h.pki.etcdClient.keyFile,
-			"--bind-address="+loopback,
-			"--advertise-address="+loopback,
-			"--secure-port="+port,
+		return startProcess(h.dir, path, append([]string{
+			"--etcd-servers=" + etcd,
+			"--etcd-cafile=" + h.pki.caFile,
+			"--etcd-certfile=" + h.pki.etcdClient.certFile,
+			"--etcd-keyfile=" + h.pki.etcdClient.keyFile,
+			"--bind-address=" + loopback,
+			"--advertise-address=" + loopback,
+			"--secure-port=" + port,
 			// It would complain about an address on loopback.
 			"--endpoint-reconciler-type=none",
-			"--tls-cert-file="+h.pki.serving.certFile,
-			"--tls-private-key-file="+h.pki.serving.keyFile,
-			"--client-ca-file="+h.pki.caFile,
+			"--tls-cert-file=" + h.pki.serving.certFile,
+			"--tls-private-key-file=" + h.pki.serving.keyFile,
+			"--client-ca-file=" + h.pki.caFile,
 			"--service-account-issuer=https://kubernetes.default.svc",
-			"--service-account-key-file="+h.pki.serviceAccountKey,
-			"--service-account-signing-key-file="+h.pki.serviceAccountKey,
+			"--service-account-key-file=" + h.pki.serviceAccountKey,
+			"--service-account-signing-key-file=" + h.pki.serviceAccountKey,
 			"--service-cluster-ip-range=10.96.0.0/16",
 			"--authorization-mode=RBAC",
 			"--allow-privileged",
 			// Nothing here makes service accounts, or takes taints off Nodes.
 			"--disable-admission-plugins=ServiceAccount,TaintNodesByCondition",
 			"--profiling=false",
-		)
+		}, flags...)...)
 	})
+}
+
+// auditPolicy records what is asked in the name of service accounts.
+const auditPolicy = `apiVersion: audit.k8s.io/v1
+kind: Policy
+omitManagedFields: true
+omitStages: [ResponseStarted]
+rules:
+- level: Metadata
+  userGroups: ["system:serviceaccounts"]
+- level: None
+`
+
+// auditFlags has the API server write an audit log; none if file is empty.
+func (h *Host) auditFlags(file string) ([]string, error) {
+	if file == "" {
+		return nil, nil
+	}
+	policy := filepath.Join(h.dir, "audit-policy.yaml")
+	if err := os.WriteFile(policy, []byte(auditPolicy), 0o600); err != nil {
+		return nil, fmt.Errorf("write the audit policy: %w", err)
+	}
+	return []string{"--audit-policy-file=" + policy, "--audit-log-path=" + file, "--audit-log-mode=blocking"}, nil
 }
 
 // startControllerManager starts the two controllers without which deletion in Kubernetes does

@@ -34,6 +34,9 @@ type Options struct {
 	// Install, if set, is called as soon as the API server is ready. The garbage collector
 	// starts after it and so knows the CRDs that it installs at once, not half a minute later.
 	Install func(context.Context, *rest.Config) error
+	// Audit, if set, is a file that gets two records for each request of a service account. Those of
+	// the controllers here are not in it: they are administrators.
+	Audit string
 	// Progress, if set, is told what has been reached. It is first called when the folder is
 	// locked for this Host.
 	Progress func(step string)
@@ -140,7 +143,7 @@ func Start(ctx context.Context, opts Options) (_ *Host, err error) {
 		return nil, err
 	}
 	step("etcd %s is up", h.versions.Etcd)
-	apiServer, err := h.startAPIServer(ctx, bin.apiServer, etcd)
+	apiServer, err := h.startAPIServer(ctx, bin.apiServer, etcd, opts.Audit)
 	if err != nil {
 		return nil, err
 	}
