@@ -146,7 +146,7 @@ func (run *driftRun) overwrote(e *v1alpha1.InventoryEntry, lost []v1alpha1.Findi
 	c := v1alpha1.Correction{ObjectReference: e.ObjectReference, Time: metav1.Time{Time: now}.Rfc3339Copy(), Findings: lost[:min(len(lost), most)]}
 	// The count is the entry's: in the list others take its place.
 	c.Count = 1
-	if last := last(e, lost); last != nil && !drift.Forgotten(last, now) {
+	if last := run.last(e); last != nil && !drift.Forgotten(last, now) {
 		c.Count = last.Count + 1
 	}
 	e.Corrections, e.CorrectedTime = c.Count, &c.Time
@@ -155,13 +155,19 @@ func (run *driftRun) overwrote(e *v1alpha1.InventoryEntry, lost []v1alpha1.Findi
 	run.status.Corrections = run.status.Corrections[:min(len(run.status.Corrections), maxCorrections)]
 }
 
-// last is the last correction of an object whose present drift has these findings; nil if
-// there is none on record.
-func last(e *v1alpha1.InventoryEntry, findings []v1alpha1.Finding) *v1alpha1.Correction {
+// last is the last correction of an object; nil if there is none on record. Its findings
+// are known as long as the list has room for them.
+func (run *driftRun) last(e *v1alpha1.InventoryEntry) *v1alpha1.Correction {
 	if e.Corrections == 0 || e.CorrectedTime == nil {
 		return nil
 	}
-	return &v1alpha1.Correction{ObjectReference: e.ObjectReference, Time: *e.CorrectedTime, Count: e.Corrections, Findings: findings}
+	c := v1alpha1.Correction{ObjectReference: e.ObjectReference, Time: *e.CorrectedTime, Count: e.Corrections}
+	for _, told := range run.status.Corrections {
+		if inventory.IDOf(told.ObjectReference) == inventory.IDOf(e.ObjectReference) {
+			c.Findings = told.Findings
+		}
+	}
+	return &c
 }
 
 // entry finds the entry of an object in the inventory to be recorded.

@@ -29,7 +29,7 @@ func (run *driftRun) decide(d *drifted) {
 	mode, problem := drift.ModeOf(run.fleet.Spec.Drift, run.overlay.Spec.Drift, d.seen.Annotations)
 	d.decision = drift.Decide(drift.Case{
 		Overlay: run.overlay.UID, Ref: d.entry.ObjectReference, Findings: d.findings, Mode: mode, Consequences: d.consequences,
-		Hash: d.hash, Approved: d.approved, Last: last(d.entry, d.findings), Obstacle: cmp.Or(d.obstacle, d.refused, run.obstacle()), Now: run.clock.Now(),
+		Hash: d.hash, Approved: d.approved, Last: run.last(d.entry), Obstacle: cmp.Or(d.obstacle, d.refused, run.obstacle()), Now: run.clock.Now(),
 	})
 	if problem != "" {
 		d.decision.Message = strings.Trim(problem+"; "+d.decision.Message, "; ")

@@ -106,7 +106,7 @@ func TestDriftCorrected(t *testing.T) {
 		{"the label that it is watched by", "ConfigMap", "settings", func() {
 			kubectl.Run(t, "", "label", "configmap", "-n", ns, "settings", v1alpha1.OverlayLabel+"-")
 		}, nil},
-		{"delete", "ConfigMap", "settings", func() { kubectl.Run(t, "", "delete", "configmap", "-n", ns, "settings") },
+		{"delete", "Secret", "credentials", func() { kubectl.Run(t, "", "delete", "secret", "-n", ns, "credentials") },
 			[]string{`Missing`}},
 		{"delete and recreate", "ConfigMap", "settings", func() {
 			kubectl.Run(t, `{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"settings","namespace":"`+ns+`"},"data":{"v":"theirs"}}`,
@@ -132,7 +132,7 @@ func TestDriftCorrected(t *testing.T) {
 			}
 		})
 	}
-	w.untilEvent("Corrected", "/data/v")
+	w.untilEvent("Corrected", `data.v "one" -> "two" by kubectl-edit`)
 	w.untilInSync("clusters/a")
 	w.check()
 }
@@ -502,7 +502,7 @@ func TestDriftAgreesWithDiff(t *testing.T) {
 	w.untilApplied(first, "clusters/a")
 	w.untilInSync("clusters/a")
 	w.patch("ConfigMap", "-a/settings", "kubectl-edit", `{"data":{"v":"edited","w":"foreign"}}`)
-	w.patch("MachineDeployment", "-a/workers", "kubectl-edit", `{"spec":{"replicas":7,"template":{"metadata":{"labels":{"more":"x"}},"spec":{"version":"v1.31.0"}}},"metadata":{"labels":{"`+v1alpha1.FleetLabel+`":"x"}}}`)
+	w.patch("MachineDeployment", "-a/workers", "kubectl-edit", `{"spec":{"replicas":7,"template":{"metadata":{"labels":{"more":"x"}},"spec":{"version":"v1.31.0"}}},"metadata":{"annotations":{"`+v1alpha1.PathAnnotation+`":"x"}}}`)
 	w.patch("Secret", "-a/credentials", "kubectl-edit", `{"data":{"password":"ZWRpdGVk"}}`)
 	w.delete("ProxmoxMachineTemplate", "-a/workers-v1")
 	clone := filepath.Join(t.TempDir(), "clone")
@@ -523,6 +523,9 @@ func TestDriftAgreesWithDiff(t *testing.T) {
 		for _, c := range result.Plan.Changes {
 			if c.Action == plan.Create {
 				want = append(want, c.ID.Kind+" missing")
+			}
+			if c.Error != "" {
+				t.Fatalf("%s: %s", c.ID, c.Error)
 			}
 			for _, f := range c.Fields() {
 				if c.Action == plan.Update && !strings.HasPrefix(f.Path, "metadata.managedFields") {

@@ -14,8 +14,10 @@ import (
 // correction then waits, and when all is forgotten.
 const (
 	// PersonCorrections are made at once, one after another, against people, former
-	// owners, and those of whom nothing is known.
+	// owners, and those of whom nothing is known; PersonEdits if the last correction was of
+	// other fields: then somebody works on the object, and nobody insists.
 	PersonCorrections = 3
+	PersonEdits       = 10
 	// PersonPause is how long the next one waits; it doubles up to PersonPauseMax.
 	PersonPause    = 10 * time.Second
 	PersonPauseMax = 10 * time.Minute
@@ -32,11 +34,18 @@ const (
 // maxRemembered is how many findings a Correction has room for.
 const maxRemembered = 5
 
-// pause is how long the next correction waits after the last one.
-func pause(last *v1alpha1.Correction) time.Duration {
+// pause is how long the next correction, of these findings, waits after the last one.
+func pause(last *v1alpha1.Correction, findings []v1alpha1.Finding) time.Duration {
 	free, first, most := int32(PersonCorrections), PersonPause, PersonPauseMax
-	if len(unknownWriters(last.Findings)) > 0 {
+	lost := last.Findings
+	if len(lost) == 0 { // no longer known
+		lost = findings
+	}
+	switch {
+	case len(unknownWriters(lost)) > 0:
 		free, first, most = UnknownCorrections, UnknownPause, UnknownPauseMax
+	case !sameFields(lost, findings):
+		free = PersonEdits
 	}
 	if last.Count < free {
 		return 0
@@ -50,9 +59,19 @@ func pause(last *v1alpha1.Correction) time.Duration {
 	return min(wait, most)
 }
 
+// sameFields tells whether two sets of findings are about a field that both have, what
+// Git doesn't declare left aside.
+func sameFields(a, b []v1alpha1.Finding) bool {
+	return slices.ContainsFunc(a, func(x v1alpha1.Finding) bool {
+		return x.Class != v1alpha1.FindingForeign && slices.ContainsFunc(b, func(y v1alpha1.Finding) bool {
+			return y.Class != v1alpha1.FindingForeign && (within(x.Field, y.Field) || within(y.Field, x.Field))
+		})
+	})
+}
+
 // Forgotten tells whether the last correction is so long ago that it doesn't count.
 func Forgotten(last *v1alpha1.Correction, now time.Time) bool {
-	return last == nil || now.Sub(last.Time.Time) > pause(last)+Quiet
+	return last == nil || now.Sub(last.Time.Time) > pause(last, last.Findings)+Quiet
 }
 
 // Remember returns the list with a correction that was made now: each object once, the

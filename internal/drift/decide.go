@@ -157,7 +157,7 @@ func fight(c Case) (Decision, bool) {
 	if Forgotten(c.Last, c.Now) || c.Approved && disruptive(c.Consequences) {
 		return Decision{}, false // a person who approves it wants it now
 	}
-	next := c.Last.Time.Add(pause(c.Last))
+	next := c.Last.Time.Add(pause(c.Last, c.Findings))
 	if !next.After(c.Now) {
 		return Decision{}, false
 	}

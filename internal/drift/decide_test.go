@@ -413,3 +413,33 @@ func TestSort(t *testing.T) {
 		t.Error(diff)
 	}
 }
+
+// Somebody who works on an object is not one who insists; but alternating fields is no way
+// to go on for ever.
+func TestDifferentEdits(t *testing.T) {
+	person := func(field string) []v1alpha1.Finding {
+		return []v1alpha1.Finding{{Class: v1alpha1.FindingChanged, Field: field, Writer: v1alpha1.Writer{Manager: "kubectl-edit", Class: "person"}}}
+	}
+	now := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+	for _, c := range []struct {
+		count      int32
+		last, here string
+		want       v1alpha1.DriftAction
+	}{
+		{drift.PersonCorrections - 1, "/spec/a", "/spec/a", v1alpha1.DriftCorrecting},
+		{drift.PersonCorrections, "/spec/a", "/spec/a", v1alpha1.DriftFight},
+		{drift.PersonCorrections, "/spec/a", "/spec", v1alpha1.DriftFight},
+		{drift.PersonCorrections, "/spec/a", "/spec/b", v1alpha1.DriftCorrecting},
+		{drift.PersonCorrections, "", "/spec/b", v1alpha1.DriftFight}, // what was lost last isn't known
+		{drift.PersonEdits, "/spec/a", "/spec/b", v1alpha1.DriftFight},
+	} {
+		last := &v1alpha1.Correction{Count: c.count, Time: metav1.NewTime(now)}
+		if c.last != "" {
+			last.Findings = person(c.last)
+		}
+		got := drift.Decide(drift.Case{Findings: person(c.here), Mode: v1alpha1.DriftCorrect, Last: last, Now: now})
+		if got.Action != c.want {
+			t.Errorf("%d corrections of %q, now %q: %s, want %s", c.count, c.last, c.here, got.Action, c.want)
+		}
+	}
+}
