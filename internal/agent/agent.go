@@ -143,7 +143,7 @@ func Setup(ctx context.Context, mgr manager.Manager, opts Options) error {
 	s := &setup{Options: opts, mgr: mgr, applier: applier, metrics: metrics, queue: &objectQueue{}, syncs: &objectQueue{}, reports: &objectQueue{}, pulls: &lateQueue[pullRequest]{}, checked: newCheckedPulls()}
 	s.progress, s.drifts, s.counts = &objectQueue{}, &objectQueue{}, &objectQueue{}
 	s.objects, err = live.New(live.Options{
-		Config: mgr.GetConfig(), Mapper: mgr.GetRESTMapper(), Failed: metrics.unwatched, Log: opts.Log.WithName("live"),
+		Config: mgr.GetConfig(), Failed: metrics.unwatched, Log: opts.Log.WithName("live"),
 		Changed: func(overlay types.NamespacedName) { s.progress.addAfter(overlay, progressPause) },
 		Sighted: s.drifts.add,
 	})

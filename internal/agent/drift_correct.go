@@ -115,13 +115,12 @@ func (run *driftRun) corrected(d *drifted, o apply.Outcome) {
 		d.entry = e
 	}
 	if o.Err != nil || !attempted(o.Action) {
-		why := "it was not reached, because something else could not be written"
-		var err error = errNotReached
+		err := errNotReached
 		if o.Err != nil {
-			why, err = object.Scrub(o.Err.Error(), o.Before), o.Err
+			err = errors.New(object.Scrub(o.Err.Error(), o.Before))
 		}
 		run.lags = append(run.lags, func() { run.metrics.corrected(lost, err) })
-		d.obstacle = why
+		d.obstacle = err.Error()
 		run.decide(d)
 		run.again(run.failures.failed(run.name))
 		return
@@ -181,4 +180,4 @@ func (run *driftRun) entry(id object.ID) *v1alpha1.InventoryEntry {
 }
 
 // errNotReached is what became of a correction that another one kept from being sent.
-var errNotReached = errors.New("not reached")
+var errNotReached = errors.New("it was not reached, because something else could not be written")

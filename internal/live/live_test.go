@@ -16,8 +16,6 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
-	"k8s.io/client-go/discovery"
-	"k8s.io/client-go/discovery/cached/memory"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/restmapper"
 
@@ -54,13 +52,10 @@ func newBed(t *testing.T, config *rest.Config) *bed {
 	b := &bed{T: t, WithT: gomega.NewWithT(t), ns: env.Namespace(t), failed: map[schema.GroupKind]int{}}
 	b.SetDefaultEventuallyTimeout(time.Minute)
 	b.overlay = types.NamespacedName{Namespace: b.ns, Name: "fleet-a"}
-	d, err := discovery.NewDiscoveryClientForConfig(config)
-	if err != nil {
-		t.Fatal(err)
-	}
+	var err error
 	b.objects, err = live.New(live.Options{
-		Config: config, Mapper: restmapper.NewDeferredDiscoveryRESTMapper(memory.NewMemCacheClient(d)),
-		Retry: 100 * time.Millisecond, Patience: 100 * time.Millisecond,
+		Config: config,
+		Retry:  100 * time.Millisecond, Patience: 100 * time.Millisecond,
 		Changed: func(overlay types.NamespacedName) {
 			b.mu.Lock()
 			defer b.mu.Unlock()

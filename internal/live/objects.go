@@ -12,8 +12,11 @@ import (
 	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/discovery"
+	"k8s.io/client-go/discovery/cached/memory"
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/rest"
+	"k8s.io/client-go/restmapper"
 	"k8s.io/utils/clock"
 
 	"capstan.dev/capstan/api/v1alpha1"
@@ -25,7 +28,8 @@ import (
 type Options struct {
 	// Config reaches the management cluster. Required.
 	Config *rest.Config
-	// Mapper finds the resource of a kind. Required.
+	// Mapper finds the resource of a kind. It must forget what it knows when it is reset:
+	// versions come and go. Default: one that asks the API server for all kinds at once.
 	Mapper meta.RESTMapper
 	// Changed is told of an overlay whose objects may look different now. It must
 	// return at once. Required.
@@ -87,8 +91,8 @@ type declaration struct {
 
 // New prepares the watches. None runs before Start.
 func New(o Options) (*Objects, error) {
-	if o.Config == nil || o.Mapper == nil || o.Changed == nil {
-		return nil, errors.New("live: Config, Mapper and Changed are required")
+	if o.Config == nil || o.Changed == nil {
+		return nil, errors.New("live: Config and Changed are required")
 	}
 	if o.Sighted == nil {
 		o.Sighted = func(types.NamespacedName) {}
@@ -110,6 +114,13 @@ func New(o Options) (*Objects, error) {
 	client, err := dynamic.NewForConfig(config)
 	if err != nil {
 		return nil, fmt.Errorf("set up the watches of live objects: %w", err)
+	}
+	if o.Mapper == nil {
+		kinds, err := discovery.NewDiscoveryClientForConfig(config)
+		if err != nil {
+			return nil, fmt.Errorf("set up the discovery of kinds: %w", err)
+		}
+		o.Mapper = restmapper.NewDeferredDiscoveryRESTMapper(memory.NewMemCacheClient(kinds))
 	}
 	return &Objects{
 		Options: o, client: client,
