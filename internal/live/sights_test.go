@@ -156,7 +156,7 @@ func TestSighted(t *testing.T) {
 
 	for name, edit := range map[string]string{
 		"a label of ours": `{"metadata": {"labels": {"capstan.dev/overlay": "fleet-b"}}}`,
-		"a foreign field": `{"spec": {"paused": true}}`,
+		"a foreign field": `{"metadata": {"labels": {"team": "blue"}}}`,
 		"a mode":          `{"metadata": {"annotations": {"capstan.dev/drift": "Report"}}}`,
 	} {
 		told, was := b.sights(), b.sees(u, upTo(u.GetResourceVersion()))
