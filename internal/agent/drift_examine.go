@@ -14,6 +14,7 @@ import (
 	"capstan.dev/capstan/internal/capi"
 	"capstan.dev/capstan/internal/commitstatus"
 	"capstan.dev/capstan/internal/drift"
+	"capstan.dev/capstan/internal/inventory"
 	"capstan.dev/capstan/internal/object"
 	"capstan.dev/capstan/internal/planner"
 )
@@ -126,6 +127,9 @@ func (run *driftRun) judged(d *drifted, o apply.Outcome) examination {
 		x.refused = object.Scrub(o.Err.Error(), o.Before)
 		if len(x.findings) == 0 {
 			x.findings = []v1alpha1.Finding{{Class: v1alpha1.FindingChanged}}
+			if o.Before != nil && o.Before.GetUID() != d.entry.UID {
+				x.findings[0].Class = v1alpha1.FindingRecreated
+			}
 		}
 		return x
 	}
@@ -161,6 +165,10 @@ func (run *driftRun) driftRequest(built *planner.Built, some []*drifted) apply.R
 		known[d.id] = d.entry.UID
 	}
 	req.Objects, req.Known, req.ReadAll, req.Left = built.Pick(ids), known, true, planner.Left(run.fleet)
+	// The watch may not have told yet that the Cluster is gone.
+	req.ClusterMade = req.Cluster != nil && slices.ContainsFunc(run.status.Inventory, func(e v1alpha1.InventoryEntry) bool {
+		return e.State == v1alpha1.EntryApplied && inventory.IDOf(e.ObjectReference) == *req.Cluster
+	})
 	return req
 }
 

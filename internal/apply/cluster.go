@@ -34,6 +34,11 @@ func (r *run) halted(ctx context.Context) *Error {
 	}
 	r.cluster, r.clusterRead = live, true
 	if live == nil {
+		if r.req.ClusterMade && !slices.ContainsFunc(r.req.Objects, func(u *unstructured.Unstructured) bool { return object.IDOf(u) == id }) {
+			err := refuse(id, v1alpha1.ClusterDeletingReason, "the cluster is gone; nothing of it is made again before it is back")
+			err.Transient = true
+			return err
+		}
 		return nil
 	}
 	if live.GetDeletionTimestamp() != nil {

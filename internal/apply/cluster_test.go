@@ -104,3 +104,18 @@ func TestClusterReadOnce(t *testing.T) {
 		t.Errorf("the Cluster was read %d times", gets)
 	}
 }
+
+// What belonged to a Cluster that is gone, such as to another management cluster, is not
+// made again without it.
+func TestClusterGone(t *testing.T) {
+	b := newBed(t)
+	req := clusterRequest(b, "")
+	req.Objects, req.ClusterMade, req.ReadAll = req.Objects[1:], true, true
+	report := b.run(req)
+	b.wantActions(report)
+	b.wantError(report, v1alpha1.ClusterDeletingReason, true, "gone")
+
+	req = clusterRequest(b, "") // with it, it is
+	req.ClusterMade = true
+	b.must(req)
+}

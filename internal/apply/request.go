@@ -37,6 +37,10 @@ type Request struct {
 	// nothing is written.
 	Cluster *object.ID
 
+	// ClusterMade says that the Cluster was applied before. If it is gone, deleted or
+	// moved to another management cluster, nothing is written unless it is among Objects.
+	ClusterMade bool
+
 	// GitPaused is true if Git itself asks for the Cluster to be paused.
 	GitPaused bool
 
