@@ -178,7 +178,8 @@ func (f *driftFleet) agentKubeconfig() string {
 	return path
 }
 
-// listen keeps every version of every ClusterOverlay of the Fleet until the test ends.
+// listen keeps every version of every ClusterOverlay of the Fleet until the test ends. An API server that has
+// started anew may have forgotten some: then it goes on from what there is, where corrections are on record.
 func (f *driftFleet) listen() {
 	f.Helper()
 	client, err := dynamic.NewForConfig(mgmt.RESTConfig())
@@ -186,39 +187,57 @@ func (f *driftFleet) listen() {
 		f.Fatal(err)
 	}
 	resource := client.Resource(overlays).Namespace(f.name + "-system")
-	list, err := resource.List(f.ctx, metav1.ListOptions{})
-	if err != nil {
-		f.Fatal(err)
-	}
 	ctx, cancel := context.WithCancel(f.ctx)
+	var running sync.WaitGroup
+	f.Cleanup(func() { cancel(); running.Wait() })
+	running.Go(func() {
+		for ctx.Err() == nil {
+			f.follow(ctx, resource)
+			select {
+			case <-ctx.Done():
+			case <-time.After(100 * time.Millisecond): // it may be down
+			}
+		}
+	})
+}
+
+// follow keeps what there is and what comes, until the watch breaks.
+func (f *driftFleet) follow(ctx context.Context, resource dynamic.ResourceInterface) {
+	list, err := resource.List(ctx, metav1.ListOptions{})
+	if err != nil {
+		return
+	}
+	for i := range list.Items {
+		f.report(&list.Items[i])
+	}
 	w, err := watchtools.NewRetryWatcherWithContext(ctx, list.GetResourceVersion(), &cache.ListWatch{
 		WatchFuncWithContext: func(ctx context.Context, o metav1.ListOptions) (watchapi.Interface, error) {
 			return resource.Watch(ctx, o)
 		},
 	})
 	if err != nil {
-		f.Fatal(err)
+		return
 	}
-	var running sync.WaitGroup
-	f.Cleanup(func() { cancel(); running.Wait() })
-	running.Go(func() {
-		for happened := range w.ResultChan() {
-			u, ok := happened.Object.(*unstructured.Unstructured)
-			if !ok || happened.Type == watchapi.Error {
-				f.Errorf("the watch of ClusterOverlays: %v", happened.Object)
-				return
-			}
-			r := report{at: time.Now(), overlay: &v1alpha1.ClusterOverlay{}}
-			if err := runtime.DefaultUnstructuredConverter.FromUnstructured(u.Object, r.overlay); err != nil {
-				f.Error(err)
-				return
-			}
-			r.path = r.overlay.Spec.Path
-			f.mu.Lock()
-			f.reports = append(f.reports, r)
-			f.mu.Unlock()
+	defer w.Stop()
+	for happened := range w.ResultChan() {
+		u, ok := happened.Object.(*unstructured.Unstructured)
+		if !ok || happened.Type == watchapi.Error {
+			return
 		}
-	})
+		f.report(u)
+	}
+}
+
+func (f *driftFleet) report(u *unstructured.Unstructured) {
+	r := report{at: time.Now(), overlay: &v1alpha1.ClusterOverlay{}}
+	if err := runtime.DefaultUnstructuredConverter.FromUnstructured(u.Object, r.overlay); err != nil {
+		f.Error(err)
+		return
+	}
+	r.path = r.overlay.Spec.Path
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.reports = append(f.reports, r)
 }
 
 // said is what was reported since a mark.

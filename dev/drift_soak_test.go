@@ -264,7 +264,7 @@ func TestStockFleet(t *testing.T) {
 // at everything every few seconds, as often as in 24 hours; and which is stopped and started again.
 func TestSoakStockFleet(t *testing.T) {
 	soak(t)
-	const resync, resyncs = 5 * time.Second, 24 * 6
+	const resync, resyncs = 3 * time.Second, 24 * 6
 	dir := t.TempDir()
 	log := filepath.Join(dir, "audit.log")
 	start := func() *Cluster {
