@@ -30,7 +30,6 @@ import (
 	"capstan.dev/capstan/internal/apply"
 	"capstan.dev/capstan/internal/forge"
 	"capstan.dev/capstan/internal/live"
-	"capstan.dev/capstan/internal/object"
 	"capstan.dev/capstan/internal/planner"
 	"capstan.dev/capstan/internal/sandbox"
 	"capstan.dev/capstan/internal/source"
@@ -255,7 +254,7 @@ func (s *setup) overlays() error {
 		return err
 	}
 	drift := &driftReconciler{
-		overlayReconciler: r, examined: &examinations{found: map[types.NamespacedName]map[object.ID]remembered{}},
+		overlayReconciler: r, examined: newExaminations(),
 		failures: &attempts{first: s.RetryFirst, most: s.RetryMost, count: map[types.NamespacedName]int{}},
 	}
 	told := predicate.Or(comes, annotationChanged(v1alpha1.ApproveCorrectionAnnotation))

@@ -3,7 +3,9 @@ package agent
 import (
 	"context"
 	"errors"
+	"maps"
 	"slices"
+	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -24,15 +26,19 @@ func approveDriftStep(ctx context.Context, run *driftRun) error {
 	if len(hashes) == 0 {
 		return nil
 	}
-	if run.late {
-		return nil // what it approves may not be seen yet
-	}
+	given := len(hashes)
 	for _, d := range run.drifted {
 		delete(hashes, d.hash)
 	}
+	if run.late && len(hashes) == given {
+		return nil // what it approves may not be seen yet
+	}
 	if err := run.patchMetadata(ctx, "remove the used approval", func(o *v1alpha1.ClusterOverlay) {
 		delete(o.Annotations, v1alpha1.ApproveCorrectionAnnotation)
-	}); err != nil {
+		if run.late && len(hashes) > 0 {
+			o.Annotations[v1alpha1.ApproveCorrectionAnnotation] = strings.Join(slices.Sorted(maps.Keys(hashes)), ",")
+		}
+	}); err != nil || run.late {
 		return err
 	}
 	for hash := range hashes {
@@ -86,11 +92,7 @@ func (run *driftRun) correct(ctx context.Context, built *planner.Built, some []*
 	}
 	run.metrics.sent(report)
 	if report.Halted != nil {
-		run.halt = report.Halted.Error()
-		run.again(clusterRetry)
-		for _, d := range some {
-			run.decide(d)
-		}
+		run.halts(report.Halted, some)
 		return nil
 	}
 	outcomes := map[object.ID]apply.Outcome{}
@@ -122,10 +124,9 @@ func (run *driftRun) corrected(d *drifted, o apply.Outcome) {
 		run.lags = append(run.lags, func() { run.metrics.corrected(lost, err) })
 		d.obstacle = err.Error()
 		run.decide(d)
-		run.again(run.failures.failed(run.name))
+		run.tryLater()
 		return
 	}
-	run.failures.succeeded(run.name)
 	run.overwrote(d.entry, lost)
 	d.findings, d.examination.consequences, d.hash, d.approved = nil, nil, "", false
 	if o.After != nil {

@@ -10,19 +10,57 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"capstan.dev/capstan/api/v1alpha1"
+	"capstan.dev/capstan/internal/apply"
 	"capstan.dev/capstan/internal/capi"
 	"capstan.dev/capstan/internal/drift"
 )
 
 // decideDriftStep says of each drifted object what is done about it.
-func decideDriftStep(_ context.Context, run *driftRun) error {
+func decideDriftStep(ctx context.Context, run *driftRun) error {
 	approvals := run.approvals()
 	for _, d := range run.drifted {
 		d.approved = d.hash != "" && (approvals[d.hash] || d.was != nil && d.was.Approved && d.was.Hash == d.hash)
 		run.decide(d)
 	}
+	if err := run.stillHalted(ctx); err != nil {
+		return err
+	}
 	run.waitForCluster()
 	return nil
+}
+
+// stillHalted looks, if something has been blocked, whether the Cluster is what is in the
+// way: else the status would say in turns that it is corrected, and that it isn't.
+func (run *driftRun) stillHalted(ctx context.Context) error {
+	i := slices.IndexFunc(run.drifted, func(d *drifted) bool {
+		return d.decision.Action == v1alpha1.DriftCorrecting && d.was != nil && d.was.Action == v1alpha1.DriftBlocked
+	})
+	if i < 0 {
+		return nil
+	}
+	built, _, err := run.renders.of(ctx, run.drifted[i])
+	if err != nil || built == nil {
+		return err
+	}
+	applier, err := run.driftApplier()
+	if err != nil {
+		return err
+	}
+	if halted := applier.Halted(ctx, run.driftRequest(built, run.drifted)); halted != nil {
+		run.halts(halted, run.drifted)
+	}
+	return nil
+}
+
+// halts notes that nothing of the overlay may be written now, these objects among it.
+func (run *driftRun) halts(why *apply.Error, some []*drifted) {
+	run.halt = why.Error()
+	run.again(clusterRetry)
+	for _, d := range some {
+		if d.decision.Action == v1alpha1.DriftCorrecting {
+			run.decide(d)
+		}
+	}
 }
 
 func (run *driftRun) decide(d *drifted) {
@@ -86,7 +124,8 @@ func recordDriftStep(ctx context.Context, run *driftRun) error {
 		list = append(list, run.recordOf(d))
 	}
 	drift.Sort(list)
-	run.status.Drift, run.status.DriftedObjects = list[:min(len(list), maxDrift)], int32(len(list)) //nolint:gosec // at most 2,000
+	listed := min(len(list), maxDrift)
+	run.status.Drift, run.status.DriftedObjects = list[:listed:listed], int32(len(list)) //nolint:gosec // at most 2,000
 	switch {
 	case len(list) > 0:
 		reason, message := drift.Summary(list, len(list))
@@ -99,6 +138,7 @@ func recordDriftStep(ctx context.Context, run *driftRun) error {
 	if err := run.save(ctx); err != nil {
 		return err
 	}
+	run.examined.unlist(run.name, list[listed:])
 	run.announce()
 	return nil
 }

@@ -90,24 +90,28 @@ func (run *driftRun) examine(ctx context.Context, built *planner.Built, some []*
 	}
 	for _, d := range some {
 		o := outcomes[d.id]
-		if o.Err != nil && o.Err.Transient && o.Before == nil {
+		if o.Err != nil && o.Err.Transient && o.Before == nil && d.seen.Present {
 			run.keepSuspect(d, o.Err)
 			continue
 		}
 		d.suspect = false
 		d.examination = run.judged(d, o)
-		if len(d.findings) > 0 {
+		switch {
+		case d.refused != "":
+			// What is in the way may end, and nothing of the object tells when.
+			run.tryLater()
+		case len(d.findings) > 0:
 			found[d.id] = remembered{run.state(d), d.examination}
-			continue
+		default:
+			run.benign(d, o)
 		}
-		run.benign(d, o)
 	}
 	return nil
 }
 
 // keepSuspect leaves an object that couldn't be read as it is recorded.
 func (run *driftRun) keepSuspect(d *drifted, err error) {
-	run.again(confirmRetry)
+	run.tryLater()
 	d.suspect = false
 	if d.was == nil {
 		run.late = true
@@ -127,7 +131,10 @@ func (run *driftRun) judged(d *drifted, o apply.Outcome) examination {
 		x.refused = object.Scrub(o.Err.Error(), o.Before)
 		if len(x.findings) == 0 {
 			x.findings = []v1alpha1.Finding{{Class: v1alpha1.FindingChanged}}
-			if o.Before != nil && o.Before.GetUID() != d.entry.UID {
+			switch {
+			case o.Before == nil && !d.seen.Present:
+				x.findings[0].Class = v1alpha1.FindingMissing
+			case o.Before != nil && o.Before.GetUID() != d.entry.UID:
 				x.findings[0].Class = v1alpha1.FindingRecreated
 			}
 		}

@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"encoding/json"
+	"slices"
 	"strconv"
 	"sync"
 
@@ -48,6 +49,9 @@ func judgeDriftStep(_ context.Context, run *driftRun) error {
 	for i := range run.status.Drift {
 		was[inventory.IDOf(run.status.Drift[i].ObjectReference)] = &run.status.Drift[i]
 	}
+	for _, d := range run.examined.unlisted(run.name) {
+		was[inventory.IDOf(d.ObjectReference)] = &d
+	}
 	seen := run.objects.Seen(run.name)
 	for i := range run.status.Inventory {
 		e := &run.status.Inventory[i]
@@ -66,11 +70,15 @@ func judgeDriftStep(_ context.Context, run *driftRun) error {
 			run.keep(d)
 		case older(d.seen.ResourceVersion, e.ResourceVersion):
 			run.late = true
+			run.again(clusterRetry) // of a newer version that looks the same nothing is told
 			run.keep(d)
 		case d.seen.Deleting:
 			d.findings = []v1alpha1.Finding{{Class: v1alpha1.FindingMissing, To: `"being deleted"`}}
 			d.obstacle = "it is being deleted; it can be applied again when it is gone"
 			run.drifted = append(run.drifted, d)
+		case run.remade(d):
+			run.overwrote(e, d.was.Findings)
+			e.UID, e.ResourceVersion = d.seen.UID, d.seen.ResourceVersion
 		case !d.seen.Present || d.seen.UID != e.UID || d.seen.Sight.Digest(run.digester) != e.StateDigest:
 			d.suspect = true
 			run.drifted = append(run.drifted, d)
@@ -85,6 +93,14 @@ func judgeDriftStep(_ context.Context, run *driftRun) error {
 		}
 	}
 	return nil
+}
+
+// remade tells whether an object that was missing is there again as it was applied: the
+// agent was killed after it had made it anew, or lost a race for the status.
+func (run *driftRun) remade(d *drifted) bool {
+	return d.seen.Present && d.was != nil && d.was.Action == v1alpha1.DriftCorrecting &&
+		slices.ContainsFunc(d.was.Findings, func(f v1alpha1.Finding) bool { return f.Class == v1alpha1.FindingMissing }) &&
+		d.entry.StateDigest != "" && d.seen.Sight.Digest(run.digester) == d.entry.StateDigest
 }
 
 // keep leaves what is recorded of an object that can't be judged now.
@@ -109,6 +125,15 @@ func older(version, than string) bool {
 type examinations struct {
 	mu    sync.Mutex
 	found map[types.NamespacedName]map[object.ID]remembered
+	// beyond has the records that a status has no room for.
+	beyond map[types.NamespacedName][]v1alpha1.DriftedObject
+}
+
+func newExaminations() *examinations {
+	return &examinations{
+		found:  map[types.NamespacedName]map[object.ID]remembered{},
+		beyond: map[types.NamespacedName][]v1alpha1.DriftedObject{},
+	}
 }
 
 type remembered struct {
@@ -144,4 +169,26 @@ func (x *examinations) set(overlay types.NamespacedName, found map[object.ID]rem
 	x.found[overlay] = found
 }
 
-func (x *examinations) forget(overlay types.NamespacedName) { x.set(overlay, nil) }
+// unlist remembers the records that an overlay's status has no room for, so that what was
+// told of them is not told again.
+func (x *examinations) unlist(overlay types.NamespacedName, list []v1alpha1.DriftedObject) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if len(list) == 0 {
+		delete(x.beyond, overlay)
+		return
+	}
+	x.beyond[overlay] = list
+}
+
+// unlisted returns what unlist was given last.
+func (x *examinations) unlisted(overlay types.NamespacedName) []v1alpha1.DriftedObject {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return slices.Clone(x.beyond[overlay])
+}
+
+func (x *examinations) forget(overlay types.NamespacedName) {
+	x.set(overlay, nil)
+	x.unlist(overlay, nil)
+}

@@ -41,6 +41,7 @@ type driftRun struct {
 	// applied last.
 	renders *renders
 	retry   time.Duration
+	failed  bool // something is to be tried again
 }
 
 type driftStep struct {
@@ -73,6 +74,7 @@ func (r *driftReconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl
 	if err := r.client.Get(ctx, req.NamespacedName, &overlay); err != nil {
 		if apierrors.IsNotFound(err) {
 			r.examined.forget(req.NamespacedName)
+			r.failures.succeeded(req.NamespacedName)
 		}
 		return ctrl.Result{}, client.IgnoreNotFound(err)
 	}
@@ -99,6 +101,9 @@ func (r *driftReconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl
 			return ctrl.Result{RequeueAfter: time.Second}, nil
 		}
 		return ctrl.Result{}, fmt.Errorf("drift: %s: %w", step.name, err)
+	}
+	if !run.failed {
+		r.failures.succeeded(req.NamespacedName)
 	}
 	return ctrl.Result{RequeueAfter: run.retry}, nil
 }
@@ -128,6 +133,7 @@ func (run *driftRun) prepare(ctx context.Context) (known bool, err error) {
 // drop forgets the drift of an overlay that Git asks nothing of any more.
 func (run *driftRun) drop() {
 	run.status.Drift, run.status.DriftedObjects = nil, 0
+	run.examined.forget(run.name)
 	run.condition(v1alpha1.InSyncCondition, metav1.ConditionUnknown, v1alpha1.PathRemovedReason, "the directory is no overlay any more")
 }
 
@@ -138,6 +144,14 @@ func (run *driftRun) suspended() bool { return run.overlayRun.suspended() || run
 func (run *driftRun) again(after time.Duration) {
 	if after > 0 && (run.retry == 0 || after < run.retry) {
 		run.retry = after
+	}
+}
+
+// tryLater asks for another look after a failure, later each time.
+func (run *driftRun) tryLater() {
+	if !run.failed {
+		run.failed = true
+		run.again(run.failures.failed(run.name))
 	}
 }
 
