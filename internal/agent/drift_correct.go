@@ -93,7 +93,7 @@ func (run *driftRun) correct(ctx context.Context, built *planner.Built, some []*
 	run.metrics.sent(report)
 	if report.Halted != nil {
 		run.halts(report.Halted, some)
-		return nil
+		return nil //nolint:nilerr // it says why nothing is written, and nothing failed
 	}
 	outcomes := map[object.ID]apply.Outcome{}
 	for _, o := range report.Outcomes {
