@@ -9,9 +9,11 @@ import (
 	"testing"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
 	"capstan.dev/capstan/api/v1alpha1"
 	"capstan.dev/capstan/internal/agent"
+	"capstan.dev/capstan/internal/testenv"
 )
 
 // isCorrected tells whether objects were corrected and none has drifted now.
@@ -82,7 +84,9 @@ func TestDriftSharedNamespaceGone(t *testing.T) {
 	w.delete("ConfigMap", "-shared/of-b")
 	w.finalize("-shared")
 	w.start()
-	w.untilDrift("clusters/a", "ConfigMap of-a Blocked Missing")
+	for _, path := range []string{"clusters/a", "clusters/b"} {
+		w.untilCondition(path, v1alpha1.InSyncCondition, v1alpha1.CorrectionBlockedReason, "deleted", "namespace, which is part of this overlay")
+	}
 	w.reconcile("clusters/a") // as the message says
 	w.untilInSync("clusters/a", "clusters/b")
 	w.wantLive("ConfigMap", "-shared/of-a", "-shared/of-b")
@@ -100,14 +104,18 @@ func TestDriftPaused(t *testing.T) {
 	w.patch("Cluster", "-a/a", "kubectl-edit", `{"spec":{"paused":true}}`)
 	w.patch("ConfigMap", "-a/settings", "kubectl-edit", `{"data":{"v":"edited"}}`)
 	w.untilDrift("clusters/a", "ConfigMap settings Blocked Changed /data/v")
+	looks := func(mark testenv.Mark) {
+		w.eventually("the agent looks whether it is paused still", func() string {
+			if sent := w.sent(mark); count(sent, "get clusters NS-a/a") == 0 {
+				return fmt.Sprintf("%q", sent)
+			}
+			return ""
+		})
+	}
+	looks(w.mark()) // until then what led to this may be written
 	mark := w.mark()
-	w.eventually("the agent looks twice whether it is paused still", func() string {
-		if sent := w.sent(mark); count(sent, "get clusters NS-a/a") < 2 {
-			return fmt.Sprintf("%q", sent)
-		}
-		return ""
-	})
-	if got := w.written(mark); count(got, "") > 0 {
+	looks(mark)
+	if got := w.written(mark); count(got, statusOf("clusters/a"))+count(got, "NS-a/") > 0 {
 		t.Errorf("written: %q", got)
 	}
 	w.patch("Cluster", "-a/a", "kubectl-edit", `{"spec":{"paused":null}}`)
@@ -185,6 +193,37 @@ func TestDriftRemade(t *testing.T) {
 	}
 	if uid := w.uid("ConfigMap", "-a/settings"); !slices.ContainsFunc(o.Status.Inventory, func(e v1alpha1.InventoryEntry) bool { return e.UID == uid }) {
 		t.Errorf("%s is not on record", uid)
+	}
+	w.check()
+}
+
+// A change that must not be undone unasked, made right after one that may be, is not
+// undone along with it.
+func TestDriftChangedMeanwhile(t *testing.T) {
+	w := newWorld(t)
+	first := revision(w.commit(clusterOf("a", "one")))
+	var armed atomic.Bool
+	w.wire = func(next http.RoundTripper) http.RoundTripper {
+		return roundTripper(func(r *http.Request) (*http.Response, error) {
+			answer, err := next.RoundTrip(r)
+			if strings.Contains(r.URL.Path, "machinedeployments/workers") && strings.Contains(r.URL.RawQuery, "dryRun") &&
+				armed.CompareAndSwap(true, false) {
+				w.patch("MachineDeployment", "-a/workers", "kubectl-edit", `{"spec":{"replicas":5}}`)
+			}
+			return answer, err
+		})
+	}
+	w.fleet()
+	w.start()
+	w.untilApplied(first, "clusters/a")
+	w.untilInSync("clusters/a")
+	armed.Store(true)
+	w.patch("MachineDeployment", "-a/workers", "kubectl-edit", `{"metadata":{"annotations":{"`+v1alpha1.PathAnnotation+`":"x"}}}`)
+	w.until("clusters/a", "is held", func(o *v1alpha1.ClusterOverlay) bool {
+		return len(o.Status.Drift) == 1 && o.Status.Drift[0].Action == v1alpha1.DriftHeld
+	})
+	if got, _, _ := unstructured.NestedInt64(w.live("MachineDeployment", "-a/workers").Object, "spec", "replicas"); got != 5 {
+		t.Errorf("%d replicas, want those of the person", got)
 	}
 	w.check()
 }

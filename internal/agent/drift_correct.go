@@ -9,6 +9,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
 	"capstan.dev/capstan/api/v1alpha1"
 	"capstan.dev/capstan/internal/apply"
@@ -86,6 +87,12 @@ func (run *driftRun) correct(ctx context.Context, built *planner.Built, some []*
 	req.Override = func(manager string) bool {
 		return slices.ContainsFunc(some, func(d *drifted) bool { return slices.Contains(d.decision.Override, manager) })
 	}
+	// Who changes it after it was looked at may do what an approval is needed for to undo.
+	looked := map[object.ID]string{}
+	for _, d := range some {
+		looked[d.id] = d.of
+	}
+	req.Same = func(id object.ID, live *unstructured.Unstructured) bool { return run.stateOf(live) == looked[id] }
 	report, err := applier.Apply(ctx, req)
 	if err != nil {
 		return err
@@ -123,6 +130,7 @@ func (run *driftRun) corrected(d *drifted, o apply.Outcome) {
 		}
 		run.lags = append(run.lags, func() { run.metrics.corrected(lost, err) })
 		d.obstacle = err.Error()
+		run.examined.drop(run.name, d.id)
 		run.decide(d)
 		run.tryLater()
 		return

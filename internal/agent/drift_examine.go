@@ -6,6 +6,7 @@ import (
 	"errors"
 	"slices"
 
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/types"
 	ctrl "sigs.k8s.io/controller-runtime"
 
@@ -96,6 +97,7 @@ func (run *driftRun) examine(ctx context.Context, built *planner.Built, some []*
 		}
 		d.suspect = false
 		d.examination = run.judged(d, o)
+		d.of = run.stateOf(o.Before)
 		switch {
 		case d.refused != "":
 			// What is in the way may end, and nothing of the object tells when.
@@ -107,6 +109,15 @@ func (run *driftRun) examine(ctx context.Context, built *planner.Built, some []*
 		}
 	}
 	return nil
+}
+
+// stateOf stands for what matters of a live object, nil if there is none.
+func (run *driftRun) stateOf(u *unstructured.Unstructured) string {
+	if u == nil {
+		return "absent"
+	}
+	sight := drift.See(u)
+	return run.digester.Strings(string(u.GetUID()), string(sight.Owned[:]), string(sight.Others[:]))
 }
 
 // keepSuspect leaves an object that couldn't be read as it is recorded.
@@ -127,8 +138,11 @@ func (run *driftRun) judged(d *drifted, o apply.Outcome) examination {
 		return x // an annotation asks to leave it alone
 	}
 	x.findings = drift.Compare(drift.Comparison{Before: o.Before, After: o.After, UID: d.entry.UID, Ignore: run.fleet.Spec.Drift.Ignore})
-	if o.Err != nil {
-		x.refused = object.Scrub(o.Err.Error(), o.Before)
+	if o.Err != nil || o.After == nil {
+		x.refused = cmp.Or(o.Note, "it can't be checked now") // its namespace is gone as well
+		if o.Err != nil {
+			x.refused = object.Scrub(o.Err.Error(), o.Before)
+		}
 		if len(x.findings) == 0 {
 			x.findings = []v1alpha1.Finding{{Class: v1alpha1.FindingChanged}}
 			switch {

@@ -40,6 +40,8 @@ type examination struct {
 	hash         string
 	// refused says why the API server, or we, would not write it.
 	refused string
+	// of stands for the object that was looked at.
+	of string
 }
 
 // judgeDriftStep compares what the watches have seen with what is recorded. It sends
@@ -156,6 +158,13 @@ func (x *examinations) get(overlay types.NamespacedName, id object.ID, state str
 	defer x.mu.Unlock()
 	r, found := x.found[overlay][id]
 	return r.examination, found && r.state == state
+}
+
+// drop forgets what was found of an object.
+func (x *examinations) drop(overlay types.NamespacedName, id object.ID) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	delete(x.found[overlay], id)
 }
 
 // set remembers what was found of an overlay's objects, and nothing of others.

@@ -104,6 +104,12 @@ func (r *run) judge(it *item, live *unstructured.Unstructured, err error) {
 	}
 	it.found(live)
 	it.keepAll()
+	if r.req.Same != nil && !r.req.Same(it.id, live) {
+		err := refuse(it.id, v1alpha1.TransientReason, "somebody has changed it meanwhile")
+		err.Transient = true
+		it.refuse(err)
+		return
+	}
 	if live == nil {
 		it.uid = "" // gone, if it ever was: it is made anew
 		return

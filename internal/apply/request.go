@@ -56,6 +56,10 @@ type Request struct {
 	// way.
 	Override func(manager string) bool
 
+	// Same tells whether a live object, nil if there is none, is still what the decision to
+	// apply it was made on; nil: it doesn't matter. One that isn't is refused.
+	Same func(id object.ID, live *unstructured.Unstructured) bool
+
 	// Left tells, beside what internal/capi knows, which fields Git declares but
 	// leaves to a manager that has taken them; nil: none. The pointer is a JSON
 	// pointer into the live object, the manager is empty if the field was removed.
