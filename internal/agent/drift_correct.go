@@ -109,7 +109,7 @@ func (run *driftRun) correct(ctx context.Context, built *planner.Built, some []*
 	// What was not accepted stays on record as it was applied: then it has still drifted.
 	report.Outcomes = slices.DeleteFunc(report.Outcomes, func(o apply.Outcome) bool { return o.Err != nil })
 	run.built = built
-	run.recordOutcomes(report)
+	run.recordOutcomes(ctx, report)
 	for _, d := range some {
 		run.corrected(d, outcomes[d.id])
 	}

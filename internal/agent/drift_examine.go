@@ -172,7 +172,7 @@ func (run *driftRun) benign(d *drifted, o apply.Outcome) {
 	if d.was != nil && d.was.Action == v1alpha1.DriftCorrecting {
 		run.overwrote(d.entry, d.was.Findings)
 	}
-	d.entry.StateDigest = drift.See(o.Before).Digest(run.digester)
+	d.entry.StateDigest = drift.See(o.Before).Record(run.digester, d.id.GroupKind(), run.fleet.Spec.Drift.Ignore, len(o.Left) > 0)
 	d.entry.ResourceVersion, d.entry.UID = o.Before.GetResourceVersion(), o.Before.GetUID()
 }
 

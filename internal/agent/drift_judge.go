@@ -81,7 +81,7 @@ func judgeDriftStep(_ context.Context, run *driftRun) error {
 		case run.remade(d):
 			run.overwrote(e, d.was.Findings)
 			e.UID, e.ResourceVersion = d.seen.UID, d.seen.ResourceVersion
-		case !d.seen.Present || d.seen.UID != e.UID || d.seen.Sight.Digest(run.digester) != e.StateDigest:
+		case !d.seen.Present || d.seen.UID != e.UID || !d.seen.Sight.Is(e.StateDigest, run.digester, id.GroupKind(), run.fleet.Spec.Drift.Ignore):
 			d.suspect = true
 			run.drifted = append(run.drifted, d)
 		default:
@@ -102,7 +102,7 @@ func judgeDriftStep(_ context.Context, run *driftRun) error {
 func (run *driftRun) remade(d *drifted) bool {
 	return d.seen.Present && d.was != nil && d.was.Action == v1alpha1.DriftCorrecting &&
 		slices.ContainsFunc(d.was.Findings, func(f v1alpha1.Finding) bool { return f.Class == v1alpha1.FindingMissing }) &&
-		d.entry.StateDigest != "" && d.seen.Sight.Digest(run.digester) == d.entry.StateDigest
+		d.entry.StateDigest != "" && d.seen.Sight.Is(d.entry.StateDigest, run.digester, d.id.GroupKind(), run.fleet.Spec.Drift.Ignore)
 }
 
 // keep leaves what is recorded of an object that can't be judged now.
@@ -149,7 +149,7 @@ func (run *driftRun) state(d *drifted) string {
 	if err != nil {
 		return "" // it holds nothing but texts
 	}
-	return run.digester.Strings(string(d.seen.UID), strconv.FormatBool(d.seen.Present), d.seen.Sight.Digest(run.digester), string(d.seen.Sight.Others[:]), string(foreign),
+	return run.digester.Strings(string(d.seen.UID), strconv.FormatBool(d.seen.Present), d.seen.Sight.Digest(run.digester), string(d.seen.Sight.Others[:]), string(d.seen.Sight.Said[:]), string(foreign),
 		d.entry.Digest, d.entry.StateDigest, string(d.entry.UID), strconv.FormatInt(run.fleet.Generation, 10))
 }
 

@@ -115,7 +115,7 @@ func (run *driftRun) prepare(ctx context.Context) (known bool, err error) {
 	if err := run.client.Get(ctx, run.fleetName, &fleet); err != nil {
 		return false, client.IgnoreNotFound(err) // without a Fleet nobody asks for the objects
 	}
-	run.fleet = &fleet
+	run.fleet, run.ignore = &fleet, &fleet.Spec.Drift.Ignore
 	if run.digester, err = run.key.get(ctx); err != nil {
 		return false, err
 	}

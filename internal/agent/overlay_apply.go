@@ -73,7 +73,7 @@ func applyStep(ctx context.Context, run *overlayRun) error {
 	if report.Halted != nil {
 		return run.halted(report.Halted)
 	}
-	run.recordOutcomes(report)
+	run.recordOutcomes(ctx, report)
 	if failures := report.Errors(); len(failures) > 0 {
 		return run.applyFailed(failures)
 	}
@@ -143,11 +143,19 @@ func (run *overlayRun) send(ctx context.Context, ids []object.ID, known map[obje
 
 // left tells which fields the Fleet leaves to others.
 func (run *overlayRun) left(ctx context.Context) func(object.ID, string, string) bool {
-	var fleet v1alpha1.Fleet
-	if err := run.client.Get(ctx, run.fleetName, &fleet); err != nil {
-		return nil // from a cache: the Fleet is no more
+	return planner.Left(&v1alpha1.Fleet{Spec: v1alpha1.FleetSpec{Drift: v1alpha1.DriftSpec{Ignore: run.ignored(ctx)}}})
+}
+
+// ignored is what the Fleet leaves to others, the same all through a run.
+func (run *overlayRun) ignored(ctx context.Context) []v1alpha1.DriftIgnore {
+	if run.ignore == nil {
+		run.ignore = &[]v1alpha1.DriftIgnore{}
+		var fleet v1alpha1.Fleet
+		if err := run.client.Get(ctx, run.fleetName, &fleet); err == nil { // from a cache: else it is no more
+			run.ignore = &fleet.Spec.Drift.Ignore
+		}
 	}
-	return planner.Left(&fleet)
+	return *run.ignore
 }
 
 // refused is what kept a part of an apply from being done.
@@ -179,7 +187,7 @@ func (run *overlayRun) as() (Applier, error) {
 }
 
 // recordOutcomes puts what happened into the inventory.
-func (run *overlayRun) recordOutcomes(report apply.Report) {
+func (run *overlayRun) recordOutcomes(ctx context.Context, report apply.Report) {
 	digests := make(map[object.ID]string, len(run.built.Desired))
 	for _, d := range run.built.Desired {
 		digests[inventory.IDOf(d.Ref)] = d.Digest
@@ -190,7 +198,7 @@ func (run *overlayRun) recordOutcomes(report apply.Report) {
 			outcome := inventory.Outcome{Ref: o.Ref, Digest: digests[o.ID], Applied: o.Err == nil}
 			if o.After != nil && o.Action != apply.ActionSkipped { // else a dry-run made it up
 				outcome.Generation, outcome.ResourceVersion = o.After.GetGeneration(), o.After.GetResourceVersion()
-				outcome.StateDigest = drift.See(o.After).Digest(run.digester)
+				outcome.StateDigest = drift.See(o.After).Record(run.digester, o.ID.GroupKind(), run.ignored(ctx), len(o.Left) > 0)
 			}
 			outcomes = append(outcomes, outcome)
 		}

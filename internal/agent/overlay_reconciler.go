@@ -72,14 +72,15 @@ type overlayRun struct {
 	view      *view
 	applier   Applier
 	digester  object.Digester
-	orphan    bool               // there is no such Fleet
-	gone      bool               // the directory is no overlay of the commit
-	requested bool               // a person asked for a full comparison
-	built     *planner.Built     // what the overlay renders, nil if it was not rendered now
-	rendering *rendering         // what is known of the render at this view
-	shared    map[object.ID]bool // Namespaces that other overlays render too
-	accepted  bool               // the API server has accepted everything in this round
-	halt      string             // why nothing may be written to the overlay's objects now
+	orphan    bool                    // there is no such Fleet
+	gone      bool                    // the directory is no overlay of the commit
+	requested bool                    // a person asked for a full comparison
+	built     *planner.Built          // what the overlay renders, nil if it was not rendered now
+	rendering *rendering              // what is known of the render at this view
+	shared    map[object.ID]bool      // Namespaces that other overlays render too
+	ignore    *[]v1alpha1.DriftIgnore // see ignored
+	accepted  bool                    // the API server has accepted everything in this round
+	halt      string                  // why nothing may be written to the overlay's objects now
 	events    []notice
 	lags      []func() // observations to be made once the status is recorded
 	// settled is false while something is left to do that no event will announce:

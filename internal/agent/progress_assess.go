@@ -86,7 +86,7 @@ func (run *overlayRun) strayed(ctx context.Context) bool {
 		id := inventory.IDOf(e.ObjectReference)
 		s := seen[id]
 		return e.State == v1alpha1.EntryApplied && e.StateDigest != "" && s.Known && !older(s.ResourceVersion, e.ResourceVersion) &&
-			!harmless[id] && (!s.Present || s.Sight.Digest(digester) != e.StateDigest)
+			!harmless[id] && (!s.Present || !s.Sight.Is(e.StateDigest, digester, id.GroupKind(), run.ignored(ctx)))
 	})
 }
 

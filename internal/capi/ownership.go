@@ -74,6 +74,26 @@ func (o Ownership) Yielded(pointer string) (why string, yielded bool) {
 	return "", false
 }
 
+// Said is what the object itself says about the fields that are left to others even where
+// Git declares them: its annotation, and what it is that some of the map's rules ask for.
+// Empty if it says nothing.
+func (o Ownership) Said() string {
+	said := strings.Join(o.ignores, " ")
+	gk := o.object.GroupVersionKind().GroupKind()
+	for i := range yieldedWhen {
+		if r := &yieldedWhen[i]; r.kinds.have(gk) && r.when.holds(o.object) {
+			said += "\n" + r.when.name
+		}
+	}
+	return said
+}
+
+// yieldedWhen are the rules by which a field is left to others only while the object is of
+// some kind.
+var yieldedWhen = slices.DeleteFunc(slices.Clone(ownershipRules), func(r ownershipRule) bool {
+	return r.effect != yields || r.when == nil
+})
+
 // Unstable tells whether the value of a field may change though nobody means
 // anything by it: conversion between API versions rewrites it, or a controller that
 // follows a provider's version. It may lie within what is set as a whole, as references are.

@@ -3,6 +3,7 @@ package drift
 import (
 	"crypto/sha256"
 	"encoding/json"
+	"maps"
 
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
@@ -38,6 +39,18 @@ func others(u *unstructured.Unstructured, declared set, entries []entry, ownersh
 	}
 	if text == nil {
 		return sum
+	}
+	return sha256.Sum256(text)
+}
+
+// whole stands for an object without its status and the bookkeeping of the API server.
+func whole(u *unstructured.Unstructured) (sum [sha256.Size]byte) {
+	content := maps.Clone(u.Object)
+	delete(content, "status")
+	content["metadata"] = map[string]any{"labels": u.GetLabels(), "annotations": u.GetAnnotations()}
+	text, err := json.Marshal(content)
+	if err != nil {
+		return sum // it came as JSON
 	}
 	return sha256.Sum256(text)
 }

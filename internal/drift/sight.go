@@ -2,8 +2,10 @@ package drift
 
 import (
 	"crypto/sha256"
+	"encoding/json"
 	"maps"
 	"slices"
+	"strings"
 
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -24,6 +26,9 @@ type Sight struct {
 	// Others stands for the values of the fields that others than controllers own and we
 	// don't, declared in Git or not; zero if there are none.
 	Others [sha256.Size]byte
+	// Said stands for what the object itself says about whose its fields are, see
+	// [capi.Ownership.Said]; zero if that is nothing.
+	Said [sha256.Size]byte
 	// Foreign are the fields that somebody set and that are not ours; More counts
 	// those that it has no room for.
 	Foreign []v1alpha1.Finding
@@ -36,10 +41,13 @@ type Sight struct {
 func See(u *unstructured.Unstructured) Sight {
 	entries := entriesOf(u)
 	if len(entries) == 0 {
-		return Sight{}
+		return Sight{Others: whole(u)} // whose anything is can't be told any more
 	}
 	ownership := capi.OwnershipOf(u)
 	var s Sight
+	if said := ownership.Said(); said != "" {
+		s.Said = sha256.Sum256([]byte(said))
+	}
 	var declared set
 	if ours := oursIn(entries, u.GetAPIVersion()); ours != nil {
 		declared = ours.fields
@@ -57,6 +65,28 @@ func (s Sight) Digest(d object.Digester) string {
 		return ""
 	}
 	return d.Bytes(s.Owned[:])
+}
+
+// Record is the digest to record of an object after an apply. If fields that Git declares
+// were left to others it holds also what left them: they are Git's again when that changes.
+func (s Sight) Record(d object.Digester, gk schema.GroupKind, ignore []v1alpha1.DriftIgnore, left bool) string {
+	digest := s.Digest(d)
+	if digest == "" || !left {
+		return digest
+	}
+	rules, err := json.Marshal(rulesFor(gk, ignore))
+	if err != nil {
+		return digest // it holds nothing but texts
+	}
+	return digest + leftBy + d.Strings(string(s.Said[:]), string(rules))
+}
+
+// leftBy comes between the digest of an object and that of what left its fields to others.
+const leftBy = "+"
+
+// Is tells whether a Sight is the one that was recorded.
+func (s Sight) Is(recorded string, d object.Digester, gk schema.GroupKind, ignore []v1alpha1.DriftIgnore) bool {
+	return recorded == s.Record(d, gk, ignore, strings.Contains(recorded, leftBy))
 }
 
 // Foreign returns the foreign fields of a Sight without those that a Fleet ignores.
