@@ -44,7 +44,7 @@ func TestFleet(t *testing.T) {
 	n := number("CAPSTAN_BENCH_OVERLAYS", 500)
 	rounds := number("CAPSTAN_BENCH_ROUNDS", 5)
 	b := &bench{T: t, n: n, repo: gittest.NewRepo(t), binary: build(t)}
-	b.setUp()
+	b.setUp(repository(n))
 	t.Logf("%d overlays x %d objects, %d cores, %s", n, objectsPerOverlay, runtime.GOMAXPROCS(0), runtime.Version())
 	t.Logf("%-28s %8s %8s %9s %9s %9s %7s  %s", "scenario", "live s", "settle s", "agent CPU", "API CPU", "requests", "writes", "requests left out of the count")
 
@@ -105,9 +105,9 @@ type bench struct {
 	ask     int
 }
 
-func (b *bench) setUp() {
+func (b *bench) setUp(files map[string]string) {
 	b.Helper()
-	b.repo.Commit(repository(b.n), "the fleet")
+	b.repo.Commit(files, "the fleet")
 	ns := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: namespace}}
 	if err := env.Client().Create(b.Context(), ns); err != nil {
 		b.Fatal(err)
@@ -143,7 +143,7 @@ func (b *bench) stopAgent() {
 	if b.agent == nil {
 		return
 	}
-	b.peak = max(b.peak, peakMemory(b.agent.Process.Pid))
+	b.peak = max(b.peak, memory(b.agent.Process.Pid, peakMemory))
 	_ = b.agent.Process.Signal(syscall.SIGTERM)
 	_ = b.agent.Wait()
 	b.agent = nil
@@ -202,7 +202,7 @@ func (b *bench) measure(name string, act func(), done func() bool) {
 	if len(counted) <= 30 {
 		b.Logf("    %s", summary(counted))
 	}
-	b.peak = max(b.peak, peakMemory(b.agent.Process.Pid))
+	b.peak = max(b.peak, memory(b.agent.Process.Pid, peakMemory))
 }
 
 // settle waits until the agent has sent nothing for a while; it returns what it

@@ -29,14 +29,17 @@ func cpu(pid int) float64 {
 	return total / ticks
 }
 
-// peakMemory returns the largest resident size of a process so far, in MiB.
-func peakMemory(pid int) int64 {
+// What memory returns: the resident size now, or the largest so far.
+const residentMemory, peakMemory = "VmRSS:", "VmHWM:"
+
+// memory returns a size of a process, in MiB.
+func memory(pid int, which string) int64 {
 	content, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
 	if err != nil {
 		return 0
 	}
 	for line := range strings.Lines(string(content)) {
-		if rest, ok := strings.CutPrefix(line, "VmHWM:"); ok {
+		if rest, ok := strings.CutPrefix(line, which); ok {
 			kib, _ := strconv.ParseInt(strings.Fields(rest)[0], 10, 64)
 			return kib / 1024
 		}

@@ -19,7 +19,7 @@ func repository(n int) map[string]string {
 		"base/templates.yaml":     baseTemplates,
 		"base/workers.yaml":       baseWorkers(0),
 		"base/health.yaml":        baseHealth,
-		"base/config.yaml":        "apiVersion: v1\nkind: ConfigMap\nmetadata:\n  name: notes\ndata:\n  notes: |\n" + strings.Repeat("    a line of notes about this cluster, as long as people write them\n", 40),
+		"base/config.yaml":        "apiVersion: v1\nkind: ConfigMap\nmetadata:\n  name: notes\ndata:\n  notes: |\n    " + strings.ReplaceAll(strings.TrimSpace(baseNotes), "\n", "\n    ") + "\n",
 		"README.md":               "the fleet\n",
 	}
 	for i := range n {
@@ -42,6 +42,9 @@ spec:
 	}
 	return files
 }
+
+// baseNotes are what the ConfigMap of every overlay holds.
+var baseNotes = strings.Repeat("a line of notes about this cluster, as long as people write them\n", 40)
 
 func overlayPatch(i int) string { return fmt.Sprintf("clusters/c%04d/workers.yaml", i) }
 

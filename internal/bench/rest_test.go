@@ -1,0 +1,123 @@
+package bench
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"capstan.dev/capstan/api/v1alpha1"
+	"capstan.dev/capstan/internal/gittest"
+	"capstan.dev/capstan/internal/testenv"
+)
+
+// TestRest prints what a large fleet with all its Machines costs the agent when nothing
+// happens, and when nothing happens that matters.
+func TestRest(t *testing.T) {
+	n := number("CAPSTAN_BENCH_REST_OVERLAYS", 1000)
+	period := time.Duration(number("CAPSTAN_BENCH_REST_SECONDS", 60)) * time.Second
+	b := &bench{T: t, n: n, repo: gittest.NewRepo(t), binary: build(t)}
+	files := repository(n)
+	for i := range n {
+		files[overlayPatch(i)] = patchFor(i, workers)
+	}
+	b.setUp(files)
+	t.Logf("%d overlays x %d objects, and %d that controllers made for each", n, objectsPerOverlay, madePerOverlay)
+	t.Logf("%-34s %9s %9s %12s %9s  %s", "", "RSS MiB", "peak MiB", "% of a core", "requests", "load")
+	b.startAgent()
+	b.createFleet()
+	b.await("first sync", b.allApplied)
+	b.during("first sync", 0, nil)
+	c := newControllers(t)
+	c.converge(n)
+	b.settle(env.Mark(t), time.Now())
+	t.Logf("phases: %s", b.phases())
+	b.during("after all was made", 0, nil)
+	b.during("at rest", period, nil)
+	b.during("at rest, later", period, func() { time.Sleep(4 * period) })
+
+	b.stopAgent()
+	b.startAgent()
+	mark := env.Mark(t)
+	b.await("restart", func() bool { return len(env.Requests(t, user, mark)) > 0 })
+	b.settle(mark, time.Now())
+	b.during("after a restart", 0, nil)
+	b.during("at rest", period, nil)
+	b.during("every Machine written once", 0, func() { c.churn(max(period, time.Minute)) })
+	b.during("at rest", period, nil)
+}
+
+// during prints what the agent does while act runs, or for a while, and what it has afterwards.
+func (b *bench) during(name string, period time.Duration, act func()) {
+	b.Helper()
+	if act != nil && period > 0 {
+		act()
+		act = nil
+	}
+	mark, start, used := env.Mark(b.T), time.Now(), cpu(b.agent.Process.Pid)
+	if act != nil {
+		act()
+	}
+	time.Sleep(period)
+	took := time.Since(start)
+	share := "-"
+	if act != nil || period > 0 {
+		share = fmt.Sprintf("%.2f", 100*(cpu(b.agent.Process.Pid)-used)/took.Seconds())
+	}
+	requests := env.Requests(b.T, user, mark)
+	b.Logf("%-34s %9d %9d %12s %9d  %s  %s", name, memory(b.agent.Process.Pid, residentMemory), memory(b.agent.Process.Pid, peakMemory),
+		share, len(testenv.Counted(requests)), load(), summary(requests))
+}
+
+// phases counts the overlays by phase.
+func (b *bench) phases() string {
+	b.Helper()
+	var list v1alpha1.ClusterOverlayList
+	if err := env.Client().List(b.Context(), &list, client.InNamespace(namespace)); err != nil {
+		b.Fatal(err)
+	}
+	counts := map[string]int{}
+	for i := range list.Items {
+		phase := "none"
+		if p := list.Items[i].Status.Progress; p != nil {
+			phase = fmt.Sprintf("%s %s", p.Phase, p.Message)
+		}
+		counts[phase]++
+	}
+	var parts []string
+	for _, phase := range slices.Sorted(maps.Keys(counts)) {
+		if len(parts) < 5 {
+			parts = append(parts, fmt.Sprintf("%d %s", counts[phase], phase))
+		}
+	}
+	return strings.Join(parts, "; ")
+}
+
+// churn writes the status of every Machine once, evenly over a while, as controllers do
+// when nothing changes but a time.
+func (c *controllers) churn(period time.Duration) {
+	c.Helper()
+	list, err := c.of(machineKind, "").List(c.Context(), metav1.ListOptions{})
+	if err != nil {
+		c.Fatal(err)
+	}
+	each := period / time.Duration(len(list.Items))
+	start := time.Now()
+	indices := make([]int, len(list.Items))
+	for i := range indices {
+		indices[i] = i
+	}
+	parallel(8, indices, func(i int) {
+		time.Sleep(time.Until(start.Add(time.Duration(i) * each)))
+		status := map[string]any{"lastUpdated": time.Now().UTC().Format(time.RFC3339)}
+		c.patch(&list.Items[i], map[string]any{"status": status}, "status")
+	})
+}
+
+var machineKind = schema.GroupVersionKind{Group: "cluster.x-k8s.io", Version: "v1beta2", Kind: "Machine"}
