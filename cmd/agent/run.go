@@ -94,6 +94,7 @@ func run(ctx context.Context, a *app, o runOptions) error {
 		HealthProbeBindAddress:        o.health,
 		GracefulShutdownTimeout:       &o.shutdown,
 	}
+	managerOptions.Cache.DefaultTransform = agent.Trim
 	if o.watchNamespace != "" {
 		managerOptions.Cache.DefaultNamespaces = map[string]cache.Config{o.watchNamespace: {}}
 	}
@@ -123,6 +124,9 @@ func run(ctx context.Context, a *app, o runOptions) error {
 	if os.Getenv("GOGC") == "" {
 		// Renders make much garbage and keep little: memory for time.
 		debug.SetGCPercent(200)
+	}
+	if err := mgr.Add(manager.RunnableFunc(releaseMemory)); err != nil {
+		return fmt.Errorf("set the release of memory up: %w", err)
 	}
 	if err := ctrlmetrics.Registry.Register(buildInfo()); err != nil {
 		return fmt.Errorf("register the build's metric: %w", err)

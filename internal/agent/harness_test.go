@@ -146,7 +146,7 @@ func (w *world) start(change ...func(*agent.Options)) *running {
 	options := manager.Options{
 		Scheme: scheme, Logger: log, Controller: config.Controller{SkipNameValidation: &skip},
 		Metrics: server.Options{BindAddress: "0"}, HealthProbeBindAddress: "0",
-		Cache:                   cache.Options{DefaultNamespaces: map[string]cache.Config{w.ns: {}}},
+		Cache:                   cache.Options{DefaultNamespaces: map[string]cache.Config{w.ns: {}}, DefaultTransform: agent.Trim},
 		GracefulShutdownTimeout: &grace,
 	}
 	if w.manage != nil {
