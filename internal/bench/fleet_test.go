@@ -26,7 +26,7 @@ const (
 	user      = "capstan-agent"
 	namespace = "capstan-system"
 	fleetName = "bench"
-	patience  = 10 * time.Minute
+	patience  = 20 * time.Minute
 )
 
 var env *testenv.Env
@@ -101,7 +101,8 @@ type bench struct {
 	binary  string
 	watcher *watcher
 	agent   *exec.Cmd
-	peak    int64 // MiB
+	ended   chan struct{} // closed once the agent is no more
+	peak    int64         // MiB
 	ask     int
 }
 
@@ -130,6 +131,11 @@ func (b *bench) startAgent(flags ...string) {
 	if err := b.agent.Start(); err != nil {
 		b.Fatal(err)
 	}
+	b.ended = make(chan struct{})
+	go func(agent *exec.Cmd, ended chan struct{}) {
+		_ = agent.Wait() // what it has to say is in its log
+		close(ended)
+	}(b.agent, b.ended)
 	b.Cleanup(func() {
 		b.stopAgent()
 		if b.Failed() {
@@ -145,7 +151,7 @@ func (b *bench) stopAgent() {
 	}
 	b.peak = max(b.peak, memory(b.agent.Process.Pid, peakMemory))
 	_ = b.agent.Process.Signal(syscall.SIGTERM)
-	_ = b.agent.Wait()
+	<-b.ended
 	b.agent = nil
 }
 
@@ -226,6 +232,20 @@ func (b *bench) await(name string, done func() bool) {
 		if time.Now().After(deadline) {
 			b.Fatalf("%s: not done within %s", name, patience)
 		}
+		b.alive()
+	}
+}
+
+// alive fails if the agent has ended by itself: on a machine that is too busy it loses
+// its lease.
+func (b *bench) alive() {
+	b.Helper()
+	select {
+	case <-b.ended:
+		if b.agent != nil {
+			b.Fatal("the agent has ended")
+		}
+	default:
 	}
 }
 

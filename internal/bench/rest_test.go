@@ -33,24 +33,23 @@ func TestRest(t *testing.T) {
 	b.startAgent()
 	b.createFleet()
 	b.await("first sync", b.allApplied)
-	b.during("first sync", 0, nil)
+	b.during("after the first sync", 0, nil)
+	b.stopAgent() // the controllers have the machine to themselves
 	c := newControllers(t)
 	c.converge(n)
-	b.settle(env.Mark(t), time.Now())
-	t.Logf("phases: %s", b.phases())
-	b.during("after all was made", 0, nil)
-	b.during("at rest", period, nil)
-	b.during("at rest, later", period, func() { time.Sleep(4 * period) })
 
-	b.stopAgent()
-	b.startAgent()
 	mark := env.Mark(t)
-	b.await("restart", func() bool { return len(env.Requests(t, user, mark)) > 0 })
+	b.startAgent()
+	b.await("convergence", func() bool {
+		time.Sleep(time.Second)
+		return strings.HasPrefix(b.phases(), fmt.Sprint(n, " ", v1alpha1.PhaseConverged))
+	})
 	b.settle(mark, time.Now())
-	b.during("after a restart", 0, nil)
+	b.during("after a start", 0, nil)
 	b.during("at rest", period, nil)
+	b.during("at rest, 5 minutes later", period, func() { time.Sleep(4 * period) })
 	b.during("every Machine written once", 0, func() { c.churn(max(period, time.Minute)) })
-	b.during("at rest", period, nil)
+	b.during("at rest, 5 minutes later", period, func() { time.Sleep(5 * period) })
 }
 
 // during prints what the agent does while act runs, or for a while, and what it has afterwards.
@@ -65,6 +64,7 @@ func (b *bench) during(name string, period time.Duration, act func()) {
 		act()
 	}
 	time.Sleep(period)
+	b.alive()
 	took := time.Since(start)
 	share := "-"
 	if act != nil || period > 0 {
