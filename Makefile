@@ -68,10 +68,12 @@ test-race: assets gitea helm prometheus
 	@hack/test.sh --race-all
 
 .PHONY: bench
-bench: assets gitea bench-devcluster ## Measure renders, a fleet of 500 overlays, webhooks, and the local management cluster
+bench: assets gitea bench-devcluster ## Measure renders, a fleet of 500 overlays, webhooks, drift, 1,000 overlays at rest, and the local management cluster
 	go test -run '^$$' -bench . -benchmem ./internal/render/
 	CAPSTAN_BENCH=1 go test -count=1 -timeout 60m -v -run TestFleet ./internal/bench/
 	CAPSTAN_BENCH=1 go test -count=1 -timeout 60m -v -run TestForge ./internal/bench/
+	CAPSTAN_BENCH=1 go test -count=1 -timeout 60m -v -run TestDrift ./internal/bench/
+	CAPSTAN_BENCH=1 go test -count=1 -timeout 90m -v -run TestRest ./internal/bench/
 	cd dev && CAPSTAN_BENCH=1 go test -count=1 -timeout 60m -v -run TestBenchWebhook .
 
 .PHONY: soak
