@@ -295,19 +295,34 @@ func (b *board) uncover(fleet types.NamespacedName, paths map[string]bool) {
 	}
 }
 
-// own notes what an overlay with a directory owns and is not approved to lose.
+// own notes what an overlay with a directory owns and is not approved to lose. If
+// that makes one less that is about to lose everything, those that wait are asked
+// again: it may have been one too many.
 func (b *board) own(fleet types.NamespacedName, path string, ids []object.ID) {
+	woken := map[string]bool{}
+	defer b.ask(fleet, woken) // once unlocked
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	f := b.fleets[fleet]
 	if f == nil || f.view == nil || !f.view.paths[path] {
 		return
 	}
+	before := f.leavesWhole(path)
 	if len(ids) == 0 {
 		delete(f.owned, path)
-		return
+	} else {
+		f.owned[path] = ids
 	}
-	f.owned[path] = ids
+	if before && !f.leavesWhole(path) {
+		f.wake(woken)
+	}
+}
+
+// ask asks for a reconciliation of overlays of a fleet.
+func (b *board) ask(fleet types.NamespacedName, paths map[string]bool) {
+	for path := range paths {
+		b.enqueue(types.NamespacedName{Namespace: fleet.Namespace, Name: planner.OverlayName(fleet.Name, path)})
+	}
 }
 
 // holdsFor reports whether rendering at this view would read the same inputs.
@@ -379,9 +394,7 @@ func (b *board) rendered(fleet types.NamespacedName, path string, r *rendering, 
 	if settled && b.settled != nil {
 		b.settled(fleet)
 	}
-	for other := range touched {
-		b.enqueue(types.NamespacedName{Namespace: fleet.Namespace, Name: planner.OverlayName(fleet.Name, other)})
-	}
+	b.ask(fleet, touched)
 }
 
 // settle says whether every overlay of the fleet is rendered at the present view.

@@ -174,12 +174,22 @@ func (b *board) leavingWhole(fleet types.NamespacedName) int {
 			n++
 		}
 	}
-	for path, r := range f.renderings {
-		if r.err == nil && (len(r.claims) == 0 && slices.ContainsFunc(f.owned[path], f.unclaimed) || f.losesCluster(path)) {
+	for path := range f.renderings {
+		if f.leavesWhole(path) {
 			n++
 		}
 	}
 	return n
+}
+
+// leavesWhole reports whether an overlay with a directory is about to lose
+// everything, or its Cluster.
+func (f *fleetBoard) leavesWhole(path string) bool {
+	r := f.renderings[path]
+	if r == nil || r.err != nil {
+		return false
+	}
+	return len(r.claims) == 0 && slices.ContainsFunc(f.owned[path], f.unclaimed) || f.losesCluster(path)
 }
 
 // losesCluster reports whether an overlay owns a Cluster that none renders any more.

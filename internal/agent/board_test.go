@@ -215,6 +215,35 @@ func TestBoardEvicts(t *testing.T) {
 	}
 }
 
+// Who is held because too much is about to go is asked again once less is.
+func TestBoardLeavesLess(t *testing.T) {
+	b := newBoardBed(t)
+	v := viewOf("1", map[string]string{"a": "", "b": "", "c": ""}, "a", "b", "c")
+	b.publish(v)
+	for _, name := range []string{"a", "b", "c"} {
+		b.own(testFleet, "clusters/"+name, []object.ID{{Kind: "ConfigMap", Namespace: "x", Name: name}})
+		b.store(name, b.render(name, v))
+	}
+	want := func(what string, leaving int, asked ...string) {
+		t.Helper()
+		if got := b.leavingWhole(testFleet); got != leaving {
+			t.Errorf("%s: %d lose everything, want %d", what, got, leaving)
+		}
+		if !slices.Equal(b.asked, asked) {
+			t.Errorf("%s: asked %q, want %q", what, b.asked, asked)
+		}
+		b.asked = nil
+	}
+	want("all empty", 3)
+	b.await(testFleet, "clusters/a")
+	b.own(testFleet, "clusters/b", []object.ID{{Kind: "ConfigMap", Namespace: "x", Name: "other"}})
+	want("b owns something else", 3)
+	b.own(testFleet, "clusters/b", nil)
+	want("b has nothing to lose", 2, planner.OverlayName("fleet", "clusters/a"))
+	b.own(testFleet, "clusters/c", nil)
+	want("nobody waits", 1)
+}
+
 // How long an overlay waits counts from its first look until all are rendered.
 func TestBoardWaits(t *testing.T) {
 	b := newBoardBed(t)
