@@ -15,7 +15,6 @@ import (
 	"capstan.dev/capstan/internal/capi"
 	"capstan.dev/capstan/internal/commitstatus"
 	"capstan.dev/capstan/internal/drift"
-	"capstan.dev/capstan/internal/inventory"
 	"capstan.dev/capstan/internal/object"
 	"capstan.dev/capstan/internal/planner"
 )
@@ -187,9 +186,7 @@ func (run *driftRun) driftRequest(built *planner.Built, some []*drifted) apply.R
 	}
 	req.Objects, req.Known, req.ReadAll, req.Left = built.Pick(ids), known, true, planner.Left(run.fleet)
 	// The watch may not have told yet that the Cluster is gone.
-	req.ClusterMade = req.Cluster != nil && slices.ContainsFunc(run.status.Inventory, func(e v1alpha1.InventoryEntry) bool {
-		return e.State == v1alpha1.EntryApplied && inventory.IDOf(e.ObjectReference) == *req.Cluster
-	})
+	req.ClusterMade = made(run.status.Inventory, req.Cluster)
 	return req
 }
 

@@ -103,6 +103,7 @@ func (run *overlayRun) send(ctx context.Context, ids []object.ID, known map[obje
 	}
 	req := run.built.Request(run.owner())
 	req.Objects, req.Known, req.ReadAll, req.Left = run.built.Pick(ids), known, run.requested, run.left(ctx)
+	req.ClusterMade = made(run.status.Inventory, req.Cluster)
 	done := run.metrics.applying()
 	defer func() {
 		if !errors.Is(err, errStop) { // it is only too early
@@ -114,9 +115,7 @@ func (run *overlayRun) send(ctx context.Context, ids []object.ID, known map[obje
 		return report, err
 	}
 	if !req.ReadAll && slices.ContainsFunc(report.Outcomes, lacks) {
-		// Something that was applied long ago is gone: then what else is?
-		req.Objects, req.ReadAll = run.built.Objects, true
-		if report, err = applier.Apply(ctx, req); err != nil || report.Halted != nil {
+		if report, err = run.restore(ctx, applier, req, ids); err != nil || report.Halted != nil {
 			return report, err
 		}
 	}
@@ -139,6 +138,39 @@ func (run *overlayRun) send(ctx context.Context, ids []object.ID, known map[obje
 		run.wakeFormer(from)
 	}
 	return report, err
+}
+
+// restore applies objects that lack something which was applied long ago, such as
+// their Namespace, and everything else that is gone. What is there but differs is
+// none of a commit's business that doesn't change it: it may be held for an approval.
+func (run *overlayRun) restore(ctx context.Context, applier Applier, req apply.Request, ids []object.ID) (apply.Report, error) {
+	req.Objects, req.ReadAll = run.built.Objects, true
+	report, err := applier.DryRun(ctx, req)
+	if err != nil || report.Halted != nil {
+		return report, err
+	}
+	for _, o := range report.Outcomes {
+		if o.Action == apply.ActionCreated && !run.awaitsApproval(o.ID) {
+			ids = append(ids, o.ID)
+		}
+	}
+	req.Objects = run.built.Pick(ids)
+	return applier.Apply(ctx, req)
+}
+
+// awaitsApproval reports whether the correction of an object is held.
+func (run *overlayRun) awaitsApproval(id object.ID) bool {
+	return slices.ContainsFunc(run.status.Drift, func(d v1alpha1.DriftedObject) bool {
+		return d.Action == v1alpha1.DriftHeld && !d.Approved && inventory.IDOf(d.ObjectReference) == id
+	})
+}
+
+// made reports whether the Cluster of an overlay was applied, and Git has not changed
+// that since. If it is gone somebody else deleted it, or moved it elsewhere.
+func made(entries []v1alpha1.InventoryEntry, cluster *object.ID) bool {
+	return cluster != nil && slices.ContainsFunc(entries, func(e v1alpha1.InventoryEntry) bool {
+		return e.State == v1alpha1.EntryApplied && inventory.IDOf(e.ObjectReference) == *cluster
+	})
 }
 
 // left tells which fields the Fleet leaves to others.
@@ -264,9 +296,16 @@ func (run *overlayRun) supersede() {
 func (run *overlayRun) halted(halt *apply.Error) error {
 	run.halt = halt.Error()
 	if halt.Reason == v1alpha1.ClusterDeletingReason {
-		// The garbage collector takes others along, so nothing is known to be applied.
+		// The garbage collector takes others along, so nothing else is known to be
+		// applied. The Cluster itself is: unless Git changes it, or it was us who deleted
+		// it, making it anew takes an approval.
+		cluster := run.rendering.cluster()
 		for i := range run.status.Inventory {
-			if e := &run.status.Inventory[i]; e.State == v1alpha1.EntryApplied || e.State == v1alpha1.EntryShared {
+			e := &run.status.Inventory[i]
+			if cluster != nil && inventory.IDOf(e.ObjectReference) == *cluster {
+				continue
+			}
+			if e.State == v1alpha1.EntryApplied || e.State == v1alpha1.EntryShared {
 				e.State, e.Digest = v1alpha1.EntryIntent, ""
 			}
 		}
