@@ -35,7 +35,7 @@ func (r *run) halted(ctx context.Context) *Error {
 	r.cluster, r.clusterRead = live, true
 	if live == nil {
 		if r.req.ClusterMade && !slices.ContainsFunc(r.req.Objects, func(u *unstructured.Unstructured) bool { return object.IDOf(u) == id }) {
-			err := refuse(id, v1alpha1.ClusterDeletingReason, 
+			err := refuse(id, v1alpha1.ClusterDeletingReason,
 				"the cluster is gone, though Git wants it; nothing of it is made again before it is back: approve its correction, or ask for a reconciliation")
 			err.Transient = true
 			return err
