@@ -166,26 +166,37 @@ func TestTakeOverDryRun(t *testing.T) {
 	}
 }
 
-// If somebody has wiped our ownership of fields, a full comparison says so and
-// restores it.
+// If somebody has wiped our ownership of fields, a full comparison says so and restores
+// it: what leaves Git later goes, and what others have set stays.
 func TestOwnershipLost(t *testing.T) {
 	b := newBed(t)
-	known := b.must(b.request(configMap))
+	const both = `{apiVersion: v1, kind: ConfigMap, metadata: {name: c, namespace: NS}, data: {a: one, b: two}}`
+	known := b.must(b.request(both))
+	b.as("some-controller", false, `{apiVersion: v1, kind: ConfigMap, metadata: {name: c, namespace: NS}, data: {controlled: "yes"}}`)
 	live := b.live(configMap)
 	live.SetManagedFields(nil)
 	live.Object["metadata"].(map[string]any)["managedFields"] = []any{map[string]any{}}
 	if err := env.Client().Update(context.Background(), live); err != nil {
 		t.Fatal(err)
 	}
-	req := b.request(configMap)
+	req := b.request(both)
 	req.Known, req.ReadAll = known, true
 	report := b.run(req)
 	b.wantActions(report, "ConfigMap c: Configured")
 	if !contains(report.Outcomes[0].Note, "ours any more") {
 		t.Errorf("note %q", report.Outcomes[0].Note)
 	}
-	if got := managers(b.live(configMap)); !slices.Contains(got, "capstan Apply v1") {
+	if got := managers(b.live(configMap)); !slices.Equal(got, []string{"capstan Apply v1"}) {
 		t.Errorf("managers %v", got)
+	}
+	if got, want := report.Outcomes[0].After.GetResourceVersion(), b.live(configMap).GetResourceVersion(); got != want {
+		t.Errorf("the report has version %s, the object %s", got, want)
+	}
+	less := b.request(configMap)
+	less.Known = known
+	b.wantActions(b.run(less), "ConfigMap c: Configured")
+	if diff := cmp.Diff(map[string]any{"a": "one", "controlled": "yes"}, field(b.live(configMap), "data")); diff != "" {
+		t.Errorf("b left Git (-want +got):\n%s", diff)
 	}
 }
 

@@ -66,7 +66,7 @@ func (r *run) write(ctx context.Context, it *item) {
 	if it.takeover && !r.rewriteFields(ctx, it, false) {
 		return
 	}
-	if !r.send(ctx, it, false) {
+	if !r.send(ctx, it, false) || !r.dropRemains(ctx, it) {
 		return
 	}
 	it.decided = true

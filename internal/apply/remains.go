@@ -1,0 +1,33 @@
+package apply
+
+import (
+	"context"
+
+	"github.com/fluxcd/pkg/ssa"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+// remains is the manager that the API server makes up, at an apply, for all fields of an
+// object whose managed fields somebody has wiped (apimachinery v0.36
+// pkg/util/managedfields/internal/skipnonapplied.go).
+var remains = ssa.FieldManager{
+	Name: "before-first-apply", ExactMatch: true, OperationType: metav1.ManagedFieldsOperationUpdate,
+}
+
+// dropRemains takes from an item that was written the entry of whom the API server has
+// made up. Nobody is behind it, and it would hold on to fields that leave Git later. What
+// controllers have set stays, and is nobody's until they write it again. False if that
+// failed, as when somebody has written it meanwhile: then the item has, and is sent again.
+func (r *run) dropRemains(ctx context.Context, it *item) bool {
+	ops := guarded(it.outcome.After, ssa.PatchRemoveFieldsManagers(it.outcome.After, []ssa.FieldManager{remains}))
+	if len(ops) == 0 {
+		return true
+	}
+	after, err := r.patchJSON(ctx, it.kind, it.id, ops, false)
+	if err != nil {
+		it.fail(r.explain(it, "take over the fields of", err))
+		return false
+	}
+	it.outcome.After = after
+	return true
+}
