@@ -138,6 +138,42 @@ func (b *board) claimants(fleet types.NamespacedName, path string, ids []object.
 	return found
 }
 
+// fails reports whether an overlay of the fleet doesn't render at the present view.
+func (b *board) fails(fleet types.NamespacedName) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	f := b.fleets[fleet]
+	if f == nil || f.view == nil {
+		return false
+	}
+	failing, _ := f.unsettled()
+	return len(failing) > 0
+}
+
+// tends reports whether an overlay is the one of those sharing a Namespace that looks
+// after it: the first of them. known is false while some overlay has not been rendered
+// since the start, or one of them may be about to apply something else than what the
+// digest stands for.
+func (b *board) tends(fleet types.NamespacedName, path string, id object.ID, digest string) (tends, known bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	f := b.fleets[fleet]
+	if f == nil || f.view == nil {
+		return false, false
+	}
+	for path := range f.view.paths {
+		if f.renderings[path] == nil {
+			return false, false
+		}
+	}
+	for _, other := range f.claimedBy[id] {
+		if f.renderings[other].claims[id].digest != digest {
+			return false, false
+		}
+	}
+	return len(f.claimedBy[id]) > 0 && slices.Min(f.claimedBy[id]) == path, true
+}
+
 // releasedBy reports whether an overlay, given by name, is known not to render an
 // object at the present view, so that another may take it over.
 func (b *board) releasedBy(fleet types.NamespacedName, overlay string, id object.ID) bool {

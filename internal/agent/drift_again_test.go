@@ -67,7 +67,8 @@ func TestDriftNamespaceBack(t *testing.T) {
 	w.check()
 }
 
-// Nor is it overlooked if the namespace is one that overlays share, and goes first.
+// Nor is it overlooked if the namespace is one that overlays share, and goes first: the
+// overlay that looks after it makes it again, and then all theirs.
 func TestDriftSharedNamespaceGone(t *testing.T) {
 	w := newWorld(t)
 	shared := namespaceOf("-shared")
@@ -85,10 +86,11 @@ func TestDriftSharedNamespaceGone(t *testing.T) {
 	w.finalize("-shared")
 	w.start()
 	for _, path := range []string{"clusters/a", "clusters/b"} {
-		w.untilCondition(path, v1alpha1.InSyncCondition, v1alpha1.CorrectionBlockedReason, "deleted", "namespace, which is part of this overlay")
+		w.until(path, "is corrected", isCorrected)
 	}
-	w.reconcile("clusters/a") // as the message says
-	w.untilInSync("clusters/a", "clusters/b")
+	if got, _ := corrections(w.overlay("clusters/a"), "Namespace", w.ns+"-shared"); !slices.Equal(got, []string{"Missing"}) {
+		t.Errorf("corrections of the Namespace: %q", got)
+	}
 	w.wantLive("ConfigMap", "-shared/of-a", "-shared/of-b")
 	w.check()
 }

@@ -95,6 +95,12 @@ func (run *driftRun) examine(ctx context.Context, built *planner.Built, some []*
 			continue
 		}
 		d.suspect = false
+		if o.Err != nil && o.Err.Reason == v1alpha1.OwnedByOtherReason && d.entry.State == v1alpha1.EntryShared {
+			// Another overlay has written it before it knew that it is shared, and will again.
+			run.late = true
+			run.again(clusterRetry)
+			continue
+		}
 		d.examination = run.judged(d, o)
 		d.of = run.stateOf(o.Before)
 		switch {
@@ -239,6 +245,9 @@ func (r *renders) make(ctx context.Context) error {
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
+	if r.tip != nil {
+		r.tip.Share(run.sharedOnRecord())
+	}
 	if r.tip != nil && r.tip.Digest == run.status.RenderDigest {
 		return nil
 	}
@@ -261,6 +270,8 @@ func (r *renders) make(ctx context.Context) error {
 		}
 		ctrl.LoggerFrom(ctx).V(1).Info("the applied revision can't be rendered", "reason", run.scrub(err.Error()))
 		r.why = cmp.Or(r.why, "what was applied can't be rendered again")
+		return nil
 	}
+	r.applied.Share(run.sharedOnRecord())
 	return nil
 }

@@ -57,12 +57,15 @@ func judgeDriftStep(_ context.Context, run *driftRun) error {
 	seen := run.objects.Seen(run.name)
 	for i := range run.status.Inventory {
 		e := &run.status.Inventory[i]
-		if e.State != v1alpha1.EntryApplied {
-			continue // not ours alone, or not any more, or about to be applied
-		}
 		id := inventory.IDOf(e.ObjectReference)
 		d := &drifted{id: id, entry: e, seen: seen[id], was: was[id]}
+		ours, known := run.ours(e)
 		switch {
+		case !ours:
+		case !known:
+			run.late = true
+			run.again(clusterRetry)
+			run.keep(d)
 		case !d.seen.Known:
 			if why := d.seen.Why; why == "" {
 				run.late = true
@@ -95,6 +98,23 @@ func judgeDriftStep(_ context.Context, run *driftRun) error {
 		}
 	}
 	return nil
+}
+
+// ours tells whether an object is one to look at: applied, and not on its way in or out.
+// One of the overlays that share a Namespace looks at it; known is false if that may be
+// this one.
+func (run *driftRun) ours(e *v1alpha1.InventoryEntry) (ours, known bool) {
+	id := inventory.IDOf(e.ObjectReference)
+	switch e.State {
+	case v1alpha1.EntryApplied:
+		// It may come to be shared just now.
+		return true, !isNamespace(*e) || len(run.board.claimants(run.fleetName, run.overlay.Spec.Path, []object.ID{id})) == 0
+	case v1alpha1.EntryShared:
+		tends, known := run.board.tends(run.fleetName, run.overlay.Spec.Path, id, e.Digest)
+		return tends || !known, known
+	case v1alpha1.EntryIntent, v1alpha1.EntryLeaving, v1alpha1.EntryRetained:
+	}
+	return false, true
 }
 
 // remade tells whether an object that was missing is there again as it was applied: the

@@ -16,7 +16,7 @@ import (
 
 // claimStep refuses objects that another overlay of the fleet renders as well. A
 // Namespace rendered identically is shared: it names no overlay, so none prunes it.
-func claimStep(_ context.Context, run *overlayRun) error {
+func claimStep(ctx context.Context, run *overlayRun) error {
 	if run.gone || run.rendering == nil {
 		return nil
 	}
@@ -29,14 +29,22 @@ func claimStep(_ context.Context, run *overlayRun) error {
 	if undecided {
 		return errStop
 	}
-	run.share()
+	if run.share(); run.built == nil && run.needsObjects() {
+		if err := run.render(ctx); err != nil { // a Namespace has come to be shared, or is so no longer
+			return err
+		}
+	}
+	if run.built != nil {
+		run.built.Share(run.shared)
+	}
 	return nil
 }
 
 // share marks the Namespaces that other overlays render too. They are sent without
 // the name of an overlay, so all overlays send the same and none is the owner. What
 // is on record changes only when all overlays are rendered: until then it is not
-// known that the others have let go.
+// known that the others have let go. As it names an overlay then, or no longer, it is
+// sent again.
 func (run *overlayRun) share() {
 	var namespaces []object.ID
 	for id, c := range run.rendering.claims {
@@ -55,17 +63,17 @@ func (run *overlayRun) share() {
 		e := &run.status.Inventory[i]
 		switch id := inventory.IDOf(e.ObjectReference); {
 		case e.State == v1alpha1.EntryApplied && run.shared[id]:
-			e.State = v1alpha1.EntryShared
+			e.State, e.Digest = v1alpha1.EntryShared, ""
 		case e.State == v1alpha1.EntryShared && !run.shared[id] && slices.Contains(namespaces, id):
+			run.shared[id] = true
+			if run.board.fails(run.fleetName) {
+				continue // what that one renders isn't known
+			}
 			if settled, _ := run.board.settle(run.fleetName, run.overlay.Spec.Path); settled {
-				e.State = v1alpha1.EntryApplied
-			} else {
-				run.shared[id] = true
+				e.State, e.Digest = v1alpha1.EntryIntent, ""
+				delete(run.shared, id)
 			}
 		}
-	}
-	if run.built != nil {
-		run.built.Share(run.shared)
 	}
 }
 
@@ -99,4 +107,15 @@ func (run *overlayRun) wakeFormer(from map[object.ID]string) {
 	for _, name := range slices.Sorted(maps.Values(from)) {
 		run.board.enqueue(types.NamespacedName{Namespace: run.name.Namespace, Name: name})
 	}
+}
+
+// sharedOnRecord are the Namespaces that are on record as shared.
+func (run *overlayRun) sharedOnRecord() map[object.ID]bool {
+	shared := map[object.ID]bool{}
+	for _, e := range run.status.Inventory {
+		if e.State == v1alpha1.EntryShared {
+			shared[inventory.IDOf(e.ObjectReference)] = true
+		}
+	}
+	return shared
 }

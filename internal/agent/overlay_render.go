@@ -123,7 +123,9 @@ func (run *overlayRun) owner() apply.Owner {
 func (run *overlayRun) needsObjects() bool {
 	applied := meta.IsStatusConditionTrue(run.status.Conditions, v1alpha1.AppliedCondition)
 	return run.requested || !applied || run.outdated() || run.status.InputsDigest != run.rendering.inputs ||
-		slices.ContainsFunc(run.status.Inventory, func(e v1alpha1.InventoryEntry) bool { return e.State == v1alpha1.EntryIntent })
+		slices.ContainsFunc(run.status.Inventory, func(e v1alpha1.InventoryEntry) bool {
+			return e.State == v1alpha1.EntryIntent || e.State == v1alpha1.EntryShared && e.Digest == ""
+		})
 }
 
 // outdated reports whether what is applied is not what was rendered last. That may be

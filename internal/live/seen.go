@@ -15,7 +15,7 @@ type Seen struct {
 	// its kind has been listed, nor (Why says so) if that can't be watched for longer than
 	// Options.Patience.
 	Known bool
-	// Present says that there is such an object with a label of ours. One that lost the
+	// Present says that there is such an object with the label that it is watched by. One that lost the
 	// label is not.
 	Present bool
 	// Deleting says that its deletion has begun.
@@ -32,8 +32,7 @@ type Seen struct {
 	Why string
 }
 
-// Seen returns what is known of each object that an overlay declares. A Namespace that
-// overlays share carries no overlay's label: it is not present.
+// Seen returns what is known of each object that an overlay declares.
 func (o *Objects) Seen(overlay types.NamespacedName) map[object.ID]Seen {
 	o.mu.Lock()
 	defer o.mu.Unlock()

@@ -241,10 +241,14 @@ func (w *watch) failing(now time.Time, patience time.Duration) string {
 	return w.of.kind.GroupKind().String() + " can't be watched: " + w.failure.Error()
 }
 
-// selector is the label that objects have to have.
+// selector is the label that objects have to have. A Namespace that overlays share has
+// that of their Fleet only.
 func (s source) selector() string {
-	if s.made {
+	switch {
+	case s.made:
 		return capi.ClusterLabel
+	case s.kind.GroupKind() == schema.GroupKind{Kind: "Namespace"}:
+		return v1alpha1.FleetLabel
 	}
 	return v1alpha1.OverlayLabel
 }
