@@ -15,8 +15,8 @@ type Seen struct {
 	// its kind has been listed, nor (Why says so) if that can't be watched for longer than
 	// Options.Patience.
 	Known bool
-	// Present says that there is such an object with the label that it is watched by. One that lost the
-	// label is not.
+	// Present says that there is such an object with the label that it is watched by. One
+	// that lost the label is not.
 	Present bool
 	// Deleting says that its deletion has begun.
 	Deleting bool

@@ -115,7 +115,7 @@ func TestSights(t *testing.T) {
 	b := newBed(t, env.Config("live-"+t.Name()))
 	declared := []*unstructured.Unstructured{
 		b.apply(configMap), b.apply(cluster),
-		b.apply(`{apiVersion: v1, kind: Namespace, metadata: {name: NS-more, labels: {capstan.dev/overlay: fleet-a}, annotations: {capstan.dev/drift: Report, other: x}}}`),
+		b.apply(`{apiVersion: v1, kind: Namespace, metadata: {name: NS-more, labels: {capstan.dev/fleet: "01234567"}, annotations: {capstan.dev/drift: Report, other: x}}}`),
 		b.apply(`{apiVersion: infrastructure.cluster.x-k8s.io/v1alpha2, kind: ProxmoxMachineTemplate, metadata: {name: a, namespace: NS, labels: {capstan.dev/overlay: fleet-a}},
 spec: {template: {spec: {sourceNode: pve1, templateID: 100, network: {networkDevices: [{bridge: vmbr0}]}}}}}`),
 	}
