@@ -338,8 +338,11 @@ func (w *world) untilApplied(revision string, paths ...string) {
 // isSeen reports whether what was applied has been seen live, by those who look at
 // progress and at drift.
 func isSeen(o *v1alpha1.ClusterOverlay) bool {
-	p := o.Status.Progress
-	return p != nil && !has(o.Status.Conditions, v1alpha1.InSyncCondition, v1alpha1.NotWatchedReason) && p.Phase != v1alpha1.PhaseUnknown && !strings.Contains(p.Message, "is missing") && !strings.Contains(p.Message, "not seen yet")
+	p, inSync := o.Status.Progress, meta.FindStatusCondition(o.Status.Conditions, v1alpha1.InSyncCondition)
+	if inSync == nil && len(o.Status.Inventory) > 0 || inSync != nil && inSync.Reason == v1alpha1.NotWatchedReason {
+		return false
+	}
+	return p != nil && p.Phase != v1alpha1.PhaseUnknown && !strings.Contains(p.Message, "is missing") && !strings.Contains(p.Message, "not seen yet")
 }
 
 // untilCondition waits until a condition of an overlay has a reason and a message

@@ -192,8 +192,9 @@ func TestPullRequestsPolled(t *testing.T) {
 		open(n)
 	}
 	h.look()
-	for number, head := range heads {
-		h.untilPlanned(head, "success: 1 overlay: 0 to create, 1 to update")
+	// The forge lists the newest first, and the agent does one at a time.
+	for _, number := range slices.Backward(slices.Sorted(maps.Keys(heads))) {
+		h.untilPlanned(heads[number], "success: 1 overlay: 0 to create, 1 to update")
 		h.untilComment(number, "change ")
 	}
 	h.untilPulls(slices.Collect(maps.Keys(heads))...)

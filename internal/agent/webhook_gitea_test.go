@@ -167,7 +167,14 @@ func TestWebhooksOfGitea(t *testing.T) {
 	var secret corev1.Secret
 	h.must(env.Client().Get(t.Context(), client.ObjectKey{Namespace: h.ns, Name: "webhook"}, &secret))
 	delete(secret.Data, "previousSecret")
+	calls = k.noted()
 	h.must(env.Client().Update(t.Context(), &secret))
+	h.eventually("the agent looks at Git with the Fleet's new Secret", func() string {
+		if made := k.since(calls); count(made, "info/refs") == 0 {
+			return fmt.Sprintf("%q", made)
+		}
+		return ""
+	})
 	var third string
 	h.eventually("the old secret is refused", func() string {
 		deliveries = len(k.deliveries(0))
