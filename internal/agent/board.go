@@ -38,8 +38,8 @@ type view struct {
 	serviceAccount string
 	maxClusters    int
 	suspended      bool
-	// leaving are the overlays that own objects, have lost their directory and are
-	// not approved to go, with what they own.
+	// leaving are the overlays that have lost their directory and are not approved to
+	// go, with what they own, as far as the cache knows.
 	leaving map[string][]object.ID
 	// adopted are live objects that carry the labels of overlays whose inventory
 	// was empty when the view was made, by name of the overlay.
@@ -141,7 +141,9 @@ type fleetBoard struct {
 	// created are the overlays that the agent has made itself, by path. What they
 	// owned before is in the view that was published just before.
 	created map[string]types.UID
-	// owned lists, by path, what overlays own and are not approved to lose.
+	// owned lists, by path, what overlays own and are not approved to lose, also those
+	// that have lost their directory. Who has said nothing of that yet, or approved
+	// everything, may lack.
 	owned map[string][]object.ID
 }
 
@@ -241,7 +243,15 @@ func (b *board) publish(fleet types.NamespacedName, next *view, digester object.
 // with one is concerned, and who waited for one if that was the last.
 func (f *fleetBoard) dropGone(concerned map[string]bool) {
 	gone := func(path string) bool { return !f.view.paths[path] }
-	maps.DeleteFunc(f.owned, func(path string, _ []object.ID) bool { return gone(path) })
+	maps.DeleteFunc(f.owned, func(path string, _ []object.ID) bool {
+		_, leaving := f.view.leaving[path]
+		return gone(path) && !leaving
+	})
+	for path, ids := range f.view.leaving {
+		if _, told := f.owned[path]; !told { // what an overlay has told is newer than the cache
+			f.owned[path] = ids
+		}
+	}
 	for path, r := range f.renderings {
 		if !gone(path) {
 			continue
@@ -295,24 +305,20 @@ func (b *board) uncover(fleet types.NamespacedName, paths map[string]bool) {
 	}
 }
 
-// own notes what an overlay with a directory owns and is not approved to lose. If
-// that makes one less that is about to lose everything, those that wait are asked
-// again: it may have been one too many.
+// own notes what an overlay owns and is not approved to lose. If that makes one less
+// that is about to lose everything, those that wait are asked again: it may have been
+// one too many.
 func (b *board) own(fleet types.NamespacedName, path string, ids []object.ID) {
 	woken := map[string]bool{}
 	defer b.ask(fleet, woken) // once unlocked
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	f := b.fleets[fleet]
-	if f == nil || f.view == nil || !f.view.paths[path] {
+	if f == nil || f.view == nil {
 		return
 	}
 	before := f.leavesWhole(path)
-	if len(ids) == 0 {
-		delete(f.owned, path)
-	} else {
-		f.owned[path] = ids
-	}
+	f.owned[path] = ids
 	if before && !f.leavesWhole(path) {
 		f.wake(woken)
 	}
@@ -431,15 +437,6 @@ func (b *board) waits(fleet types.NamespacedName, path string, now time.Time) (t
 		f.since[path] = now
 	}
 	return now.Sub(f.since[path]), unsettled
-}
-
-// await has an overlay asked again when others have been rendered.
-func (b *board) await(fleet types.NamespacedName, path string) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if f := b.fleets[fleet]; f != nil {
-		f.waiting[path] = true
-	}
 }
 
 // settled reports whether all overlays are rendered at the present view, or fail to.

@@ -123,11 +123,14 @@ func (b *board) clashes(fleet types.NamespacedName, path string) (all []string, 
 func (b *board) claimants(fleet types.NamespacedName, path string, ids []object.ID) map[object.ID]string {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	found := map[object.ID]string{}
-	f := b.fleets[fleet]
-	if f == nil {
-		return found
+	if f := b.fleets[fleet]; f != nil {
+		return f.claimants(path, ids)
 	}
+	return nil
+}
+
+func (f *fleetBoard) claimants(path string, ids []object.ID) map[object.ID]string {
+	found := map[object.ID]string{}
 	for _, id := range ids {
 		for _, other := range f.claimedBy[id] {
 			if other != path && (found[id] == "" || other < found[id]) {
@@ -174,6 +177,22 @@ func (b *board) tends(fleet types.NamespacedName, path string, id object.ID, dig
 	return len(f.claimedBy[id]) > 0 && slices.Min(f.claimedBy[id]) == path, true
 }
 
+// handed is claimants. If there are any the overlay is asked again when others have been
+// rendered: Git may take the objects from the other again.
+func (b *board) handed(fleet types.NamespacedName, path string, ids []object.ID) map[object.ID]string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	f := b.fleets[fleet]
+	if f == nil {
+		return nil
+	}
+	found := f.claimants(path, ids)
+	if len(found) > 0 {
+		f.waiting[path] = true
+	}
+	return found
+}
+
 // releasedBy reports whether an overlay, given by name, is known not to render an
 // object at the present view, so that another may take it over.
 func (b *board) releasedBy(fleet types.NamespacedName, overlay string, id object.ID) bool {
@@ -195,9 +214,10 @@ func (b *board) releasedBy(fleet types.NamespacedName, overlay string, id object
 	return !claimed
 }
 
-// leavingWhole counts the overlays of a fleet that are about to lose everything, or
-// their Cluster. What was only moved doesn't count: others render it.
-func (b *board) leavingWhole(fleet types.NamespacedName) int {
+// tooMany counts the overlays of a fleet that are about to lose everything, or their
+// Cluster, if they are more than these: else it is 0. What was only moved doesn't count:
+// others render it. The overlay that asks is asked again when there may be fewer.
+func (b *board) tooMany(fleet types.NamespacedName, path string, most int) int {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	f := b.fleets[fleet]
@@ -205,27 +225,29 @@ func (b *board) leavingWhole(fleet types.NamespacedName) int {
 		return 0
 	}
 	n := 0
-	for _, ids := range f.view.leaving {
-		if slices.ContainsFunc(ids, f.unclaimed) {
-			n++
-		}
-	}
-	for path := range f.renderings {
+	for path := range f.owned {
 		if f.leavesWhole(path) {
 			n++
 		}
 	}
+	if n <= most {
+		return 0
+	}
+	f.waiting[path] = true
 	return n
 }
 
-// leavesWhole reports whether an overlay with a directory is about to lose
-// everything, or its Cluster.
+// leavesWhole reports whether an overlay is about to lose everything, or its Cluster.
 func (f *fleetBoard) leavesWhole(path string) bool {
+	everything := slices.ContainsFunc(f.owned[path], f.unclaimed)
+	if !f.view.paths[path] {
+		return everything
+	}
 	r := f.renderings[path]
 	if r == nil || r.err != nil {
 		return false
 	}
-	return len(r.claims) == 0 && slices.ContainsFunc(f.owned[path], f.unclaimed) || f.losesCluster(path)
+	return len(r.claims) == 0 && everything || f.losesCluster(path)
 }
 
 // losesCluster reports whether an overlay owns a Cluster that none renders any more.

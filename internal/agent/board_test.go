@@ -207,6 +207,7 @@ func TestBoardEvicts(t *testing.T) {
 	b.uncover(testFleet, second.paths)
 	b.publish(second)
 	b.own(testFleet, "clusters/b", []object.ID{{Kind: "ConfigMap"}}) // its last reconciliation is slow
+	b.publish(viewOf("3", files, "a"))
 	if !b.covered(testFleet, "clusters/a", "clusters/a") || b.covered(testFleet, "clusters/b", "clusters/b") {
 		t.Error("the wrong overlays are covered")
 	}
@@ -215,33 +216,91 @@ func TestBoardEvicts(t *testing.T) {
 	}
 }
 
-// Who is held because too much is about to go is asked again once less is.
+// Who is held because too much is about to go is asked again once less is, be it because
+// one that has lost its directory is approved to go.
 func TestBoardLeavesLess(t *testing.T) {
 	b := newBoardBed(t)
+	owns := func(name string) []object.ID {
+		return []object.ID{{Kind: "ConfigMap", Namespace: "x", Name: name}}
+	}
 	v := viewOf("1", map[string]string{"a": "", "b": "", "c": ""}, "a", "b", "c")
+	v.leaving = map[string][]object.ID{"clusters/gone": owns("gone")}
 	b.publish(v)
 	for _, name := range []string{"a", "b", "c"} {
-		b.own(testFleet, "clusters/"+name, []object.ID{{Kind: "ConfigMap", Namespace: "x", Name: name}})
+		b.own(testFleet, "clusters/"+name, owns(name))
 		b.store(name, b.render(name, v))
 	}
-	want := func(what string, leaving int, asked ...string) {
+	// a asks whether there are more than most.
+	want := func(what string, most, leaving int, asked ...string) {
 		t.Helper()
-		if got := b.leavingWhole(testFleet); got != leaving {
-			t.Errorf("%s: %d lose everything, want %d", what, got, leaving)
-		}
 		if !slices.Equal(b.asked, asked) {
 			t.Errorf("%s: asked %q, want %q", what, b.asked, asked)
 		}
 		b.asked = nil
+		if got := b.tooMany(testFleet, "clusters/a", most); got != leaving {
+			t.Errorf("%s: %d lose everything, want %d", what, got, leaving)
+		}
 	}
-	want("all empty", 3)
-	b.await(testFleet, "clusters/a")
-	b.own(testFleet, "clusters/b", []object.ID{{Kind: "ConfigMap", Namespace: "x", Name: "other"}})
-	want("b owns something else", 3)
+	name := planner.OverlayName("fleet", "clusters/a")
+	want("all empty", 3, 4)
+	b.own(testFleet, "clusters/b", owns("other"))
+	want("b owns something else", 3, 4)
 	b.own(testFleet, "clusters/b", nil)
-	want("b has nothing to lose", 2, planner.OverlayName("fleet", "clusters/a"))
+	want("b has nothing to lose", 2, 3, name)
+	b.own(testFleet, "clusters/gone", nil)
+	want("one without a directory is approved to go", 2, 0, name)
 	b.own(testFleet, "clusters/c", nil)
-	want("nobody waits", 1)
+	want("nobody is held", 0, 1)
+	// The cache says what the overlay said before.
+	next := viewOf("2", map[string]string{"a": "", "b": "", "c": ""}, "a", "b", "c")
+	next.leaving = v.leaving
+	b.publish(next)
+	for _, name := range []string{"a", "b", "c"} {
+		b.store(name, b.render(name, next))
+	}
+	b.asked = nil
+	want("the cache lags", 0, 1)
+}
+
+// What an overlay owned when its directory went counts, though the cache doesn't know of
+// it yet.
+func TestBoardLeavesLately(t *testing.T) {
+	b := newBoardBed(t)
+	v := viewOf("1", map[string]string{"a": one, "b": two}, "a", "b")
+	b.publish(v)
+	b.own(testFleet, "clusters/a", []object.ID{{Kind: "ConfigMap", Namespace: "x", Name: "one"}})
+	b.store("a", b.render("a", v))
+	next := viewOf("2", nil)
+	next.leaving = map[string][]object.ID{"clusters/a": nil}
+	b.publish(next)
+	if got := b.tooMany(testFleet, "clusters/a", 0); got != 1 {
+		t.Errorf("%d lose everything, want 1", got)
+	}
+}
+
+// Who waits for another overlay to take objects over is asked when that one is rendered
+// again: it may render them no more.
+func TestBoardHanded(t *testing.T) {
+	b := newBoardBed(t)
+	v := viewOf("1", map[string]string{"a": "", "b": one}, "a", "b")
+	b.publish(v)
+	b.store("a", b.render("a", v))
+	b.store("b", b.render("b", v))
+	id := object.ID{Kind: "ConfigMap", Namespace: "x", Name: "one"}
+	if got := b.handed(testFleet, "clusters/a", []object.ID{id}); got[id] != "clusters/b" {
+		t.Fatalf("handed: %v", got)
+	}
+	next := viewOf("2", map[string]string{"a": "", "b": two}, "a", "b")
+	b.publish(next)
+	if got := b.store("b", b.render("b", next)); !slices.Equal(got, []string{planner.OverlayName("fleet", "clusters/a")}) {
+		t.Errorf("asked: %q", got)
+	}
+	if got := b.handed(testFleet, "clusters/a", []object.ID{id}); len(got) > 0 {
+		t.Errorf("handed: %v", got)
+	}
+	if got := b.store("b", b.render("b", next)); len(got) > 0 {
+		t.Errorf("asked although nothing is handed over: %q", got)
+	}
 }
 
 // How long an overlay waits counts from its first look until all are rendered.

@@ -134,6 +134,7 @@ func leavingOverlays(existing map[string]*v1alpha1.ClusterOverlay, v *view) map[
 		if v.paths[path] || o.Status.PendingDeletion != nil && o.Status.PendingDeletion.Approved {
 			continue
 		}
+		leaving[path] = nil
 		for _, e := range o.Status.Inventory {
 			leaving[path] = append(leaving[path], inventory.IDOf(e.ObjectReference))
 		}

@@ -34,7 +34,7 @@ func observeStep(ctx context.Context, run *overlayRun) error {
 	}
 	run.digester = digester
 	run.gone = !run.view.paths[run.overlay.Spec.Path]
-	if run.name.Name != planner.OverlayName(run.fleetName.Name, run.overlay.Spec.Path) {
+	if run.misnamed() {
 		run.fail(v1alpha1.RenderedCondition, v1alpha1.InvalidSpecReason,
 			"the overlay of this path must be named "+planner.OverlayName(run.fleetName.Name, run.overlay.Spec.Path)+"; delete this ClusterOverlay")
 		return errStop
@@ -59,8 +59,16 @@ func observeStep(ctx context.Context, run *overlayRun) error {
 	return nil
 }
 
-// own tells the board what the overlay owns and is not approved to lose.
+// misnamed reports whether this is not the overlay of its path.
+func (run *overlayRun) misnamed() bool {
+	return run.name.Name != planner.OverlayName(run.fleetName.Name, run.overlay.Spec.Path)
+}
+
+// own tells the board what the overlay owns and is not approved to lose, if that is known.
 func (run *overlayRun) own() {
+	if run.view == nil || run.misnamed() || !covers(run.view, run.board, run.fleetName, run.overlay) {
+		return
+	}
 	var ids []object.ID
 	if p := run.status.PendingDeletion; p == nil || !p.Approved {
 		for _, e := range run.status.Inventory {

@@ -120,8 +120,7 @@ func (run *overlayRun) hold(whole bool) (hold string, wait bool) {
 	case len(failing) > 0 && !(whole && approved):
 		return fmt.Sprintf("nothing is deleted while overlays of the fleet do not render, because they may hold these objects now: %s", strings.Join(failing, ", ")), false
 	case !approved && (whole || run.board.losesCluster(run.fleetName, run.overlay.Spec.Path)):
-		if n := run.board.leavingWhole(run.fleetName); n > run.view.maxClusters {
-			run.board.await(run.fleetName, run.overlay.Spec.Path) // Git may bring the others back
+		if n := run.board.tooMany(run.fleetName, run.overlay.Spec.Path, run.view.maxClusters); n > 0 {
 			return fmt.Sprintf("%d overlays have lost their directory or their content at once, spec.deletion.maxClusters of the Fleet allows %d: restore them or raise the limit", n, run.view.maxClusters), false
 		}
 	}
@@ -178,9 +177,6 @@ func (run *overlayRun) lookAgain(candidates []inventory.Candidate, handing int) 
 			run.again(deletionRetry)
 		}
 	}
-	if handing > 0 {
-		run.board.await(run.fleetName, run.overlay.Spec.Path) // Git may take them from the other again
-	}
 	if len(candidates)+handing > 0 {
 		run.again(retainedRetry)
 	}
@@ -199,7 +195,7 @@ func (run *overlayRun) candidates(ctx context.Context, desired []inventory.Desir
 	for _, e := range leaving {
 		ids = append(ids, inventory.IDOf(e.ObjectReference))
 	}
-	handed := run.board.claimants(run.fleetName, run.overlay.Spec.Path, ids)
+	handed := run.board.handed(run.fleetName, run.overlay.Spec.Path, ids)
 	candidates := make([]inventory.Candidate, 0, len(leaving))
 	for i, entry := range leaving {
 		c := inventory.Candidate{Entry: entry, OwnerLabel: run.name.Name, HandedTo: handed[ids[i]]}
