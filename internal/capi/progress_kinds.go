@@ -150,9 +150,9 @@ func (o *overlay) doneOf(cluster *unstructured.Unstructured, role Role) (n int64
 	return n
 }
 
-// standalone tells whether a Cluster has workers that belong to no MachineDeployment or
-// MachinePool: of those nobody says that they are up to date, and the Cluster doesn't count
-// them (cluster-api v1.14 core/reconcilers/machine, setUpToDateCondition).
+// standalone tells whether a Cluster has workers of no MachineDeployment: nobody, or only the
+// provider of a MachinePool, says that those are up to date, and the Cluster doesn't count
+// others (cluster-api v1.14 core/reconcilers/machine, setUpToDateCondition).
 func (o *overlay) standalone(cluster *unstructured.Unstructured) bool {
 	for _, m := range o.machines {
 		if m.Role == RoleWorker && ClusterID(m.Namespace, m.Cluster) == object.IDOf(cluster) &&
@@ -246,10 +246,14 @@ func judgeMachinePool(o *overlay, u *unstructured.Unstructured, v *verdict) {
 		v.is(u, "status", "initialization", "infrastructureProvisioned")
 	}
 	v.replicas(u, want, []string{"status", "replicas"}, []string{"status", "readyReplicas"}, []string{"status", "availableReplicas"})
-	if _, reported := count(u, "status", "upToDateReplicas"); reported {
+	owned := o.ownedBy(object.IDOf(u))
+	// Counted are the Machines that are said to be up to date, which only some providers say of a
+	// pool's (cluster-api v1.14 core/reconcilers/machinepool, setReplicas, and machine,
+	// setUpToDateCondition).
+	if _, reported := count(u, "status", "upToDateReplicas"); reported && !anyUnsaid(owned) {
 		v.replicas(u, want, []string{"status", "upToDateReplicas"})
 	}
-	// What a pool without Machines says of other versions.
+	// What it says of other versions.
 	if versions, _, _ := unstructured.NestedFieldNoCopy(u.Object, "status", "versions"); versions != nil {
 		if list, ok := versions.([]any); ok {
 			for _, each := range list {
@@ -260,7 +264,7 @@ func judgeMachinePool(o *overlay, u *unstructured.Unstructured, v *verdict) {
 			}
 		}
 	}
-	if len(o.ownedBy(object.IDOf(u))) > 0 {
+	if len(owned) > 0 {
 		v.machines(o, object.IDOf(u), want)
 	} else {
 		o.addPool(u, want)
@@ -270,6 +274,13 @@ func judgeMachinePool(o *overlay, u *unstructured.Unstructured, v *verdict) {
 		}
 	}
 	v.mustNot(u, clusterv1.MachineDeploymentRollingOutCondition, clusterv1.ScalingUpCondition, clusterv1.ScalingDownCondition, clusterv1.DeletingCondition)
+}
+
+// anyUnsaid tells whether there is a Machine of which nobody says whether it is up to date.
+func anyUnsaid(machines []*machine) bool {
+	return slices.ContainsFunc(machines, func(m *machine) bool {
+		return conditionOf(m.u, clusterv1.MachineUpToDateCondition) == nil
+	})
 }
 
 // judgeHealthCheck: its controller looks once in 15 seconds (cluster-api v1.14

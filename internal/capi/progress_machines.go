@@ -202,7 +202,12 @@ func (o *overlay) differs(m *machine) string {
 	case m.Owner.Kind == "MachineDeployment":
 		return m.outdatedWorker(owner, o.Now)
 	case m.Owner.Kind == "MachinePool":
-		return ""
+		// It is the kubelet's, as it is known.
+		is, want := m.Version, nested(owner, "spec", "template", "spec", "version")
+		if is == "" || isVersion(is, want) {
+			return ""
+		}
+		return "version " + is + " instead of " + want
 	}
 	return otherVersion(m.u, nested(owner, "spec", "template", "spec", "version"))
 }
@@ -250,7 +255,7 @@ func (m *machine) progress() int64 {
 		return 8
 	case nested(m.u, "spec", "providerID") != "":
 		return 7
-	case nested(m.u, "spec", "bootstrap", "dataSecretName") == "":
+	case !hasData(m.u):
 		return 1
 	}
 	if m.infra != nil {
@@ -332,7 +337,7 @@ func remediation(u *unstructured.Unstructured) string {
 
 // startsWith says what a Machine on its way needs next.
 func (m *machine) startsWith() string {
-	if nested(m.u, "spec", "bootstrap", "dataSecretName") == "" {
+	if !hasData(m.u) {
 		why := ""
 		if m.config != nil {
 			for _, kind := range []string{"DataSecretAvailable", clusterv1.ReadyCondition} {
@@ -363,6 +368,13 @@ func (m *machine) startsWith() string {
 		return c.quote()
 	}
 	return join(" ", "in phase", cmp.Or(nested(m.u, "status", "phase"), "Pending"))
+}
+
+// hasData tells whether a Machine has its bootstrap data. The name is there and empty if it
+// gets them from its MachinePool.
+func hasData(u *unstructured.Unstructured) bool {
+	_, is, _ := unstructured.NestedString(u.Object, "spec", "bootstrap", "dataSecretName")
+	return is
 }
 
 // notTrue quotes a condition that is there and isn't True.

@@ -6,7 +6,9 @@ import (
 	"testing"
 
 	gocmp "github.com/google/go-cmp/cmp"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/utils/ptr"
 
 	"capstan.dev/capstan/api/v1alpha1"
 	"capstan.dev/capstan/internal/object"
@@ -137,6 +139,30 @@ func TestProgressOfOtherProviders(t *testing.T) {
 		{"a pool of a managed provider", "kubeadm-converged", func(f *fixture) { pool(f, "v1.33.1", "v1.33.1-eks-931bdca") }, v1alpha1.PhaseConverged, ""},
 		{"a pool of the version before", "kubeadm-converged", func(f *fixture) { pool(f, "v1.33.1", "v1.33.0-eks-931bdca") },
 			v1alpha1.PhaseProgressing, "has machines of version v1.33.0-eks-931bdca"},
+		// Cluster API sets UpToDate on no Machine of a pool, and counts those that have it.
+		{"a pool of Machines", "kubeadm-converged", func(f *fixture) { poolOfMachines(f, "v1.33.1+k3s1") }, v1alpha1.PhaseConverged, ""},
+		{"a pool of Machines of the version before", "kubeadm-converged", func(f *fixture) {
+			poolOfMachines(f, "v1.33.0")
+			drop(f.of("MachinePool")[0], "status.versions") // before Cluster API 1.14
+		}, v1alpha1.PhaseProgressing, "pool-1: outdated: version v1.33.0 instead of v1.33.1"},
+		{"a pool that lacks a Machine", "kubeadm-converged", func(f *fixture) {
+			remove(f, poolOfMachines(f, "v1.33.1"))
+		}, v1alpha1.PhaseProgressing, "1 of 2 machines"},
+		{"a pool one of whose Machines is on its way", "kubeadm-converged", func(f *fixture) {
+			u := poolOfMachines(f, "")
+			put(u, "status.phase", "Provisioning")
+			drop(u, "status.nodeRef")
+			setCondition(u, "InfrastructureReady", "False", "NotReady", "DockerMachine is cloning")
+		}, v1alpha1.PhaseProgressing, "pool-1: DockerMachine is cloning"},
+		{"a pool whose provider says which Machines are up to date", "kubeadm-converged", func(f *fixture) {
+			poolOfMachines(f, "v1.33.1")
+			for _, u := range f.of("Machine") {
+				if strings.HasPrefix(u.GetName(), "pool-") {
+					conditions, _, _ := unstructured.NestedSlice(u.Object, "status", "conditions")
+					put(u, "status.conditions", append(conditions, map[string]any{"type": "UpToDate", "status": "True", "reason": "UpToDate"}))
+				}
+			}
+		}, v1alpha1.PhaseProgressing, "status.upToDateReplicas is 0 of 2"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			f := fixtureNamed(t, test.fixture)
@@ -246,6 +272,28 @@ func pool(f *fixture, declared, is string) {
 	}}
 	f.Live[object.IDOf(u)] = u
 	f.Declared = append(f.Declared, Declared{ID: object.IDOf(u)})
+}
+
+// poolOfMachines adds a MachinePool with Machines, and returns the one that is of a version.
+func poolOfMachines(f *fixture, version string) *unstructured.Unstructured {
+	pool(f, "v1.33.1", "v1.33.1")
+	put(f.of("MachinePool")[0], "status.upToDateReplicas", int64(0))
+	var last *unstructured.Unstructured
+	for name, is := range map[string]string{"pool-0": "v1.33.1", "pool-1": version} {
+		u := ownWorker(f)
+		u.SetName(name)
+		u.SetOwnerReferences([]metav1.OwnerReference{{
+			APIVersion: "cluster.x-k8s.io/v1beta2", Kind: "MachinePool", Name: "pool", Controller: ptr.To(true),
+		}})
+		put(u, "spec.version", is)
+		put(u, "spec.bootstrap", map[string]any{"dataSecretName": ""})
+		drop(u, "spec.infrastructureRef")
+		f.Made = append(f.Made, u)
+		if name == "pool-1" {
+			last = u
+		}
+	}
+	return last
 }
 
 // A status that doesn't say which generation it is of is not believed at once.
