@@ -46,7 +46,7 @@ func (v driftView) objects(out io.Writer, s style, now time.Time) error {
 			d := &o.Drift[j]
 			paint := actionColor(d.Action)
 			t.rows = append(t.rows, []cell{
-				{actionMark(d.Action), paint}, {text: v.fleetCell(o)}, {text: o.Path}, {text: objectText(d.ObjectReference)},
+				{mark(paint), paint}, {text: v.fleetCell(o)}, {text: o.Path}, {text: objectText(d.ObjectReference)},
 				{text: classesText(d.Findings)}, {text: writersText(d.Findings)}, {string(d.Action), paint},
 				{text: ageText(d.DetectedTime, now)}, {text: s.fieldText(d.Findings, int(d.MoreFindings))},
 			})
@@ -174,7 +174,7 @@ func (d overlayDrift) text(out io.Writer, s style, now time.Time) error {
 // printDrifted prints a drifted object: what is done about it, all findings, and what the
 // correction would change.
 func printDrifted(out io.Writer, s style, o *v1alpha1.DriftedObject, now time.Time) error {
-	title := strings.TrimSpace(actionMark(o.Action) + " " + inventory.IDOf(o.ObjectReference).String())
+	title := strings.TrimSpace(mark(actionColor(o.Action)) + " " + inventory.IDOf(o.ObjectReference).String())
 	fmt.Fprintln(out, s.paint(actionColor(o.Action), oneLine(title)))
 	facts := table{header: []string{"", ""}, whole: true}
 	action := string(o.Action)

@@ -161,17 +161,6 @@ func actionColor(action v1alpha1.DriftAction) color {
 	return noColor
 }
 
-// actionMark stands before what needs somebody, for those who see no colors: as [mark].
-func actionMark(action v1alpha1.DriftAction) string {
-	switch actionColor(action) {
-	case red:
-		return "!"
-	case yellow:
-		return "?"
-	}
-	return ""
-}
-
 // counted is "1 object", "2 objects".
 func counted(n int, word string) string {
 	if n != 1 {

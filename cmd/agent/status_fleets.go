@@ -47,7 +47,7 @@ func (v fleetView) text(out io.Writer, s style, now time.Time) error {
 			controlPlane, workers = machinesText(o.Progress.ControlPlane), machinesText(o.Progress.Workers)
 		}
 		overlays.rows = append(overlays.rows, []cell{
-			{mark(o.State), paint}, {text: o.Path}, {text: cmp.Or(o.Cluster, "-")}, {string(o.State), paint},
+			{mark(paint), paint}, {text: o.Path}, {text: cmp.Or(o.Cluster, "-")}, {string(o.State), paint},
 			{s.progressText(o.Progress), paint}, {text: controlPlane}, {text: workers}, {text: cmp.Or(leftText(o.Progress, now), "-")},
 			{text: shortHash(o.DesiredRevision)}, {text: shortHash(o.ConvergedRevision)}, {text: o.Message},
 		})

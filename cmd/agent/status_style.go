@@ -75,8 +75,8 @@ func stateColor(state agent.State) color {
 }
 
 // mark stands before what needs somebody, for those who see no colors.
-func mark(state agent.State) string {
-	switch stateColor(state) {
+func mark(c color) string {
+	switch c {
 	case red:
 		return "!"
 	case yellow:
