@@ -52,6 +52,7 @@ func (r *reportReconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctr
 	if err := r.client.Get(ctx, req.NamespacedName, &fleet); err != nil {
 		r.pauses.forget(req.NamespacedName)
 		r.forges.drop(req.NamespacedName)
+		r.metrics.owesNothing(req.NamespacedName) // posts that were under way may have come after its end
 		return ctrl.Result{}, client.IgnoreNotFound(err)
 	}
 	if !fleet.DeletionTimestamp.IsZero() || fleet.Spec.Forge == nil || fleet.Spec.Forge.SecretRef == nil {

@@ -2,11 +2,16 @@ package agent
 
 import (
 	"errors"
+	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/prometheus/client_golang/prometheus"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	clocktesting "k8s.io/utils/clock/testing"
+	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/client/fake"
 
@@ -58,5 +63,29 @@ func TestRecordOutdated(t *testing.T) {
 	}
 	if diff := cmp.Diff([]string{"two", "one"}, got); diff != "" {
 		t.Error(diff)
+	}
+}
+
+// What a Fleet's forge was owed is no more than the Fleet, though it was counted last when
+// the Fleet had gone.
+func TestNothingOwedAfterDeletion(t *testing.T) {
+	scheme := runtime.NewScheme()
+	if err := v1alpha1.AddToScheme(scheme); err != nil {
+		t.Fatal(err)
+	}
+	registry := prometheus.NewRegistry()
+	m, err := newMetrics(registry, clocktesting.NewFakePassiveClock(time.Now()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := &reportReconciler{client: fake.NewClientBuilder().WithScheme(scheme).Build(), metrics: m, pauses: &pauses{}, forges: &forges{}}
+	m.owed(testFleet, 3)
+	if _, err := r.Reconcile(t.Context(), ctrl.Request{NamespacedName: testFleet}); err != nil {
+		t.Fatal(err)
+	}
+	for name := range series(t, registry) {
+		if strings.HasPrefix(name, "capstan_forge_queue") {
+			t.Errorf("still there: %s", name)
+		}
 	}
 }
