@@ -277,6 +277,8 @@ func TestRefused(t *testing.T) {
 		{"{rbac: {managed: {groups: ['*']}}}", []string{"/rbac/managed/groups/0"}},
 		{"{rbac: {impersonate: [{namespace: a}]}}", []string{"/rbac/impersonate/0", "names"}},
 		{"{rbac: {impersonate: [{namespace: a, names: []}]}}", []string{"/rbac/impersonate/0/names"}},
+		{"{rbac: {impersonate: [{namespace: a, names: [b]}, {namespace: a, names: [c]}]}}", []string{"rbac.impersonate", "namespace a"}},
+		{"{podLabels: {app.kubernetes.io/name: a}}", []string{"podLabels", "app.kubernetes.io/name"}},
 		{"{rbac: {extraRules: [{apiGroups: [''], resources: [users], verbs: [impersonate]}]}}", []string{"rbac.extraRules", "impersonate"}},
 		{"{rbac: {extraRules: [{apiGroups: [''], resources: [pods], verbs: ['*']}]}}", []string{"rbac.extraRules", "*"}},
 		{"{rbac: {extraRules: [{apiGroups: [rbac.authorization.k8s.io], resources: [roles], verbs: [get, escalate]}]}}", []string{"escalate"}},
