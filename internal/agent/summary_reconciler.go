@@ -197,6 +197,9 @@ func fleetReadiness(f *v1alpha1.Fleet, n v1alpha1.OverlayCounts) metav1.Conditio
 		return of(metav1.ConditionUnknown, v1alpha1.WaitingReason, n.Waiting, "wait for somebody")
 	case n.Progressing > 0:
 		return of(metav1.ConditionUnknown, v1alpha1.ProgressingReason, n.Progressing, "are under way")
+	case n.Suspended == 0 && f.Status.ConvergedRevision != f.Status.ObservedRevision:
+		// Some of them may not have heard of it, and speak of the commit before.
+		return metav1.Condition{Status: metav1.ConditionUnknown, Reason: v1alpha1.ProgressingReason, Message: "the newest commit is being looked at"}
 	default:
 		return of(metav1.ConditionTrue, v1alpha1.ConvergedReason, n.Converged, "have converged")
 	}

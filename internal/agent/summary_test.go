@@ -37,6 +37,25 @@ func TestFleetReadiness(t *testing.T) {
 	}
 }
 
+// What overlays say of the commit before is no success of the one that was just observed; a
+// suspended one, which hears of none, keeps nothing from it.
+func TestReadinessOfNewCommit(t *testing.T) {
+	f := &v1alpha1.Fleet{Status: v1alpha1.FleetStatus{ObservedRevision: "3", ConvergedRevision: "2"}}
+	for _, kind := range []string{v1alpha1.FetchedCondition, v1alpha1.DiscoveredCondition} {
+		setCondition(&f.Status.Conditions, 1, kind, metav1.ConditionTrue, v1alpha1.SucceededReason, "")
+	}
+	if got := fleetReadiness(f, v1alpha1.OverlayCounts{Total: 2, Converged: 2}); got.Status != metav1.ConditionUnknown || got.Reason != v1alpha1.ProgressingReason {
+		t.Errorf("%s %s: %s", got.Status, got.Reason, got.Message)
+	}
+	if got := fleetReadiness(f, v1alpha1.OverlayCounts{Total: 2, Converged: 1, Suspended: 1}); got.Status != metav1.ConditionTrue {
+		t.Errorf("with a suspended overlay: %s %s: %s", got.Status, got.Reason, got.Message)
+	}
+	f.Status.ConvergedRevision = "3"
+	if got := fleetReadiness(f, v1alpha1.OverlayCounts{Total: 2, Converged: 2}); got.Status != metav1.ConditionTrue {
+		t.Errorf("at the newest commit: %s %s: %s", got.Status, got.Reason, got.Message)
+	}
+}
+
 // What isn't accepted has not been reached by the Fleet, though it was at the same commit.
 func TestReached(t *testing.T) {
 	overlay := func(applied metav1.ConditionStatus, ready string) v1alpha1.ClusterOverlay {
