@@ -37,6 +37,12 @@ func readLive(ctx context.Context, c client.Client, overlay *v1alpha1.ClusterOve
 		input:  capi.ProgressInput{Live: map[object.ID]*unstructured.Unstructured{}, Now: now},
 		unread: map[object.ID]string{},
 	}}
+	held := map[object.ID]bool{}
+	if pending := overlay.Status.PendingDeletion; pending != nil && !pending.Approved {
+		for _, ref := range pending.Objects {
+			held[inventory.IDOf(ref)] = true
+		}
+	}
 	for _, entry := range overlay.Status.Inventory {
 		id := inventory.IDOf(entry.ObjectReference)
 		if !capi.MakesProgress(id.GroupKind()) || entry.State == v1alpha1.EntryRetained {
@@ -48,7 +54,7 @@ func readLive(ctx context.Context, c client.Client, overlay *v1alpha1.ClusterOve
 			continue
 		}
 		r.view.input.Declared = append(r.view.input.Declared, capi.Declared{
-			ID: id, UID: entry.UID, Generation: entry.Generation, Leaving: entry.State == v1alpha1.EntryLeaving,
+			ID: id, UID: entry.UID, Generation: entry.Generation, Leaving: entry.State == v1alpha1.EntryLeaving, Held: held[id],
 		})
 		if live != nil {
 			r.view.input.Live[id] = live

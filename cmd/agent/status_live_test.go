@@ -222,3 +222,19 @@ func TestReadLiveWithoutKinds(t *testing.T) {
 		t.Error("an interrupted read is taken for a good one")
 	}
 }
+
+// What waits for an approval is not said to be pruned soon.
+func TestReadLiveHeld(t *testing.T) {
+	w := newWorld(t)
+	ref := v1alpha1.ObjectReference{Group: "cluster.x-k8s.io", Version: "v1beta2", Kind: "MachineDeployment", Namespace: w.ns, Name: "dev-md"}
+	o := overlayAt("clusters/dev", revision1)
+	o.Status.Inventory = []v1alpha1.InventoryEntry{{State: v1alpha1.EntryLeaving, ObjectReference: ref}}
+	for approved, want := range map[bool]string{false: "has left Git; its deletion waits for an approval", true: "has left Git and is not pruned yet"} {
+		o.Status.PendingDeletion = &v1alpha1.PendingDeletion{Approved: approved, Objects: []v1alpha1.ObjectReference{ref}}
+		v, err := readLive(t.Context(), env.Client(), o, time.Now())
+		w.must(err)
+		if r := capi.Progress(v.input); len(r.Objects) != 1 || r.Objects[0].Message != want {
+			t.Errorf("approved is %t: %+v", approved, r.Objects)
+		}
+	}
+}
