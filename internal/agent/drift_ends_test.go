@@ -2,15 +2,19 @@ package agent_test
 
 import (
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/types"
+	clocktesting "k8s.io/utils/clock/testing"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"capstan.dev/capstan/api/v1alpha1"
+	"capstan.dev/capstan/internal/agent"
 )
 
 // untilNoted waits until what an object looks like now is on record.
@@ -116,5 +120,77 @@ func TestDriftWithoutManagedFields(t *testing.T) {
 	w.untilDrift("clusters/a", "MachineDeployment workers Reported OwnershipLost", "MachineDeployment workers Reported Changed /spec/replicas")
 	w.patchFleet(func(s *v1alpha1.FleetSpec) { s.Drift.Mode = v1alpha1.DriftCorrect })
 	w.untilDrift("clusters/a", "MachineDeployment workers Held OwnershipLost", "MachineDeployment workers Held Changed /spec/replicas")
+	w.check()
+}
+
+// What Git has with nothing in it for somebody else to fill in is theirs once they have, as
+// if Git didn't have it, and stays so through what Git says later.
+func TestDriftFilledIn(t *testing.T) {
+	w := newWorld(t)
+	files := func(note string) map[string]string {
+		return simple("a", "one", `{apiVersion: cluster.x-k8s.io/v1beta1, kind: Cluster, metadata: {name: a, namespace: NS-a, annotations: {note: `+note+`}},
+ spec: {controlPlaneEndpoint: {host: "", port: 0}}}`)
+	}
+	first := revision(w.commit(files("x")))
+	w.fleet()
+	w.start()
+	w.untilApplied(first, "clusters/a")
+	w.untilInSync("clusters/a")
+	w.patch("Cluster", "-a/a", "manager", `{"spec":{"controlPlaneEndpoint":{"host":"192.0.2.1","port":6443}}}`)
+	w.untilNoted("clusters/a", "Cluster", "-a/a")
+	w.never("clusters/a")
+	w.untilApplied(w.push(files("y")), "clusters/a")
+	live := w.live("Cluster", "-a/a")
+	if got, _, _ := unstructured.NestedString(live.Object, "spec", "controlPlaneEndpoint", "host"); got != "192.0.2.1" || live.GetAnnotations()["note"] != "y" {
+		t.Errorf("now %s", toJSON(live))
+	}
+	w.never("clusters/a")
+	w.check()
+}
+
+// A controller that has taken a field and says what Git says is no alarm: to say it as well
+// takes nothing from it, and then what it says next shows.
+func TestDriftOwnershipShared(t *testing.T) {
+	w := newWorld(t)
+	first := revision(w.commit(clusterOf("a", "one")))
+	w.fleet()
+	r := w.start()
+	w.untilApplied(first, "clusters/a")
+	w.untilInSync("clusters/a")
+	r.stop()
+	for _, replicas := range []string{"7", "2"} {
+		w.patch("MachineDeployment", "-a/workers", "manager", `{"spec":{"replicas":`+replicas+`}}`)
+	}
+	w.start()
+	o := w.until("clusters/a", "owns the field as well", isCorrected)
+	if got, _ := corrections(o, "MachineDeployment", "workers"); !slices.Equal(got, []string{"OwnershipLost /spec/replicas   manager"}) {
+		t.Errorf("corrections: %q", got)
+	}
+	for _, e := range w.live("MachineDeployment", "-a/workers").GetManagedFields() {
+		if e.Operation == "Update" && e.Manager == "manager" && !strings.Contains(e.FieldsV1.GetRawString(), `"f:replicas"`) {
+			t.Errorf("the controller has lost the field: %s", toJSON(e))
+		}
+	}
+	w.patch("MachineDeployment", "-a/workers", "manager", `{"spec":{"replicas":3}}`)
+	w.untilDrift("clusters/a", "MachineDeployment workers Blocked Changed /spec/replicas")
+	w.check()
+}
+
+// Nor is it one for long if that value was another one meanwhile: nothing tells when it is
+// back, so the object is looked at now and then.
+func TestDriftGivenBack(t *testing.T) {
+	w := newWorld(t)
+	first := revision(w.commit(clusterOf("a", "one")))
+	w.fleet()
+	clock := clocktesting.NewFakePassiveClock(time.Now())
+	w.start(func(o *agent.Options) { o.Clock = clock })
+	w.untilApplied(first, "clusters/a")
+	w.untilInSync("clusters/a")
+	w.patch("MachineDeployment", "-a/workers", "manager", `{"spec":{"replicas":7}}`)
+	w.untilDrift("clusters/a", "MachineDeployment workers Blocked Changed /spec/replicas")
+	w.patch("MachineDeployment", "-a/workers", "manager", `{"spec":{"replicas":2}}`)
+	clock.SetTime(clock.Now().Add(11 * time.Minute))
+	w.patch("ConfigMap", "-a/settings", "kubectl-label", `{"metadata":{"labels":{"team":"blue"}}}`) // has the agent look
+	w.untilDrift("clusters/a", "ConfigMap settings Reported Foreign /metadata/labels/team")
 	w.check()
 }

@@ -29,7 +29,7 @@ func examineDriftStep(ctx context.Context, run *driftRun) error {
 			continue
 		}
 		state := run.state(d)
-		if x, known := run.examined.get(run.name, d.id, state); known {
+		if x, known := run.examined.get(run.name, d.id, state); known && !run.stale(d, x) {
 			d.examination, d.suspect = x, false
 			found[d.id] = remembered{state, x}
 			continue
@@ -102,7 +102,10 @@ func (run *driftRun) examine(ctx context.Context, built *planner.Built, some []*
 			continue
 		}
 		d.examination = run.judged(d, o)
-		d.of = run.stateOf(o.Before)
+		d.of, d.version, d.at = run.stateOf(o.Before), d.seen.ResourceVersion, run.clock.Now()
+		if d.taken() {
+			run.again(takenRetry)
+		}
 		switch {
 		case d.refused != "":
 			// What is in the way may end, and nothing of the object tells when.

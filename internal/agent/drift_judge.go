@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strconv"
 	"sync"
+	"time"
 
 	"k8s.io/apimachinery/pkg/types"
 
@@ -40,8 +41,37 @@ type examination struct {
 	hash         string
 	// refused says why the API server, or we, would not write it.
 	refused string
-	// of stands for the object that was looked at.
-	of string
+	// of stands for the object that was looked at, version is its resource version, and at
+	// is when that was.
+	of, version string
+	at          time.Time
+}
+
+// takenRetry is how often an object is looked at that a controller has taken a field of.
+// What it says there next is no news that a watch tells: Git's value may be back.
+const takenRetry = 10 * time.Minute
+
+// taken tells whether a controller has changed what Git declares.
+func (x examination) taken() bool {
+	return slices.ContainsFunc(x.findings, func(f v1alpha1.Finding) bool {
+		return f.Class == v1alpha1.FindingChanged && f.Writer.Class == string(capi.ManagerController)
+	})
+}
+
+// stale tells whether an examination is too old to be gone by.
+func (run *driftRun) stale(d *drifted, x examination) bool {
+	if !x.taken() {
+		return false
+	}
+	rest := x.at.Add(takenRetry).Sub(run.clock.Now())
+	if rest <= 0 && d.seen.ResourceVersion != x.version {
+		return true
+	}
+	if rest <= 0 {
+		rest = takenRetry
+	}
+	run.again(rest)
+	return false
 }
 
 // judgeDriftStep compares what the watches have seen with what is recorded. It sends

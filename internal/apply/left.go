@@ -14,7 +14,7 @@ import (
 )
 
 // Some fields that Git declares are left to others once they have taken them: an
-// autoscaler's replicas, what the live object's capstan.dev/ignore lists, what
+// autoscaler's replicas, what Git has empty for a provider to fill in, what the live object's capstan.dev/ignore lists, what
 // Request.Left says. They are left out of what is sent, so that nothing is taken
 // back and nothing conflicts. An object that was never ours is sent as a whole.
 //
@@ -74,8 +74,8 @@ func (r *run) leaveConflicts(it *item, with []conflictWith) bool {
 // taken it; only then it matters what the live object looks like.
 func (r *run) mayLeave(it *item, live *unstructured.Unstructured) bool {
 	rules := capi.OwnershipOf(live)
-	return anyField(it.desired.Object, "", func(pointer string) bool {
-		if _, yields := rules.Yielded(pointer); yields {
+	return anyField(it.desired.Object, "", func(pointer string, value any) bool {
+		if _, yields := rules.Yielded(pointer); yields || rules.Filled(pointer, value) {
 			return true
 		}
 		return r.req.Left != nil && r.req.Left(it.id, pointer, "")
@@ -100,7 +100,7 @@ func (r *run) isLeft(it *item, view *view, f declared, held []string, gone bool)
 		return r.req.Left != nil && len(held) > 0 && f.whole &&
 			slices.ContainsFunc(held, func(manager string) bool { return r.req.Left(it.id, pointer, manager) })
 	}
-	if left(f.pointer) {
+	if left(f.pointer) || !gone && view.rules.Filled(f.pointer, f.value) {
 		return true
 	}
 	if !f.whole || gone {
@@ -443,7 +443,7 @@ func differences(all []string, a, b any, pointer string) []string {
 
 // anyField tells whether any field of a value, at any depth, is one that is looked
 // for.
-func anyField(v any, pointer string, wanted func(pointer string) bool) bool {
+func anyField(v any, pointer string, wanted func(pointer string, value any) bool) bool {
 	switch v := v.(type) {
 	case map[string]any:
 		for key, child := range v {
@@ -458,7 +458,7 @@ func anyField(v any, pointer string, wanted func(pointer string) bool) bool {
 			}
 		}
 	}
-	return pointer != "" && wanted(pointer)
+	return pointer != "" && wanted(pointer, v)
 }
 
 // escape writes a key as a part of a JSON pointer.

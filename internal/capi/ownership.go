@@ -74,6 +74,28 @@ func (o Ownership) Yielded(pointer string) (why string, yielded bool) {
 	return "", false
 }
 
+// Filled tells whether a field that Git declares with nothing in it is left to others: that
+// is how some write that somebody else fills it in.
+func (o Ownership) Filled(pointer string, declared any) bool {
+	return isNothing(declared) && o.find(pointer, func(r *ownershipRule) bool { return r.empty }) != nil
+}
+
+// isNothing tells whether there is nothing in a value.
+func isNothing(value any) bool {
+	switch v := value.(type) {
+	case map[string]any:
+		for _, inner := range v {
+			if !isNothing(inner) {
+				return false
+			}
+		}
+		return true
+	case []any:
+		return len(v) == 0
+	}
+	return value == nil || value == "" || sameValue(int64(0), value)
+}
+
 // Said is what the object itself says about the fields that are left to others even where
 // Git declares them: its annotation, and what it is that some of the map's rules ask for.
 // Empty if it says nothing.

@@ -62,6 +62,9 @@ func rulesTable(t *testing.T) string {
 			if r.when != nil {
 				fields += "<br>if " + r.when.name
 			}
+			if r.empty {
+				fields += "<br>or declares it with nothing in it"
+			}
 			var values []string
 			for _, v := range r.values {
 				text, err := json.Marshal(v)

@@ -27,6 +27,9 @@ type ownershipRule struct {
 	when *circumstance
 	// values, if set, are the only ones for which the rule holds: defaults.
 	values []any
+	// empty says that Git may declare the field with nothing in it, and means the same as
+	// if it didn't.
+	empty  bool
 	effect effect
 	// why says it to people: who writes the field, and what for.
 	why string
@@ -62,6 +65,7 @@ var clusterRules = []ownershipRule{
 	{
 		kinds:  clusterKinds,
 		fields: []string{"/spec/controlPlaneEndpoint"},
+		empty:  true,
 		effect: leaves,
 		why:    "Cluster API copies it from the infrastructure or the control plane; v1beta1 shows an empty one",
 		source: "cluster-api v1.14 core/reconcilers/cluster/cluster_controller_phases.go; " +
@@ -101,6 +105,7 @@ var clusterRules = []ownershipRule{
 	{
 		kinds:  infraClusterKinds,
 		fields: []string{"/spec/controlPlaneEndpoint"},
+		empty:  true,
 		effect: leaves,
 		why:    "the provider fills it in when it has the address",
 		source: "cluster-api v1.14 docs/book/src/developer/providers/contracts/infra-cluster.md, control plane endpoint",
@@ -108,6 +113,7 @@ var clusterRules = []ownershipRule{
 	{
 		kinds:  controlPlaneKinds,
 		fields: []string{"/spec/controlPlaneEndpoint"},
+		empty:  true,
 		effect: leaves,
 		why:    "the provider fills it in when it has the address",
 		source: "cluster-api v1.14 docs/book/src/developer/providers/contracts/control-plane.md, control plane endpoint",

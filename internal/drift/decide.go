@@ -109,6 +109,8 @@ func controllers(c Case) (Decision, bool) {
 	for _, f := range c.Findings {
 		switch {
 		case f.Class != v1alpha1.FindingChanged && f.Class != v1alpha1.FindingOwnershipLost:
+		case f.Class == v1alpha1.FindingOwnershipLost && f.Writer.Class == string(capi.ManagerController):
+			// It has Git's value: to apply that as well takes nothing from anybody.
 		case f.Writer.Class == string(capi.ManagerController):
 			theirs = append(theirs, fmt.Sprintf("%s belongs to %q (controller)", fieldName(f.Field), f.Writer.Manager))
 		default:

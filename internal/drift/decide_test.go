@@ -77,7 +77,8 @@ func TestDecide(t *testing.T) {
 		"obstacle, though approved":  {c: drift.Case{Findings: findings(person), Obstacle: "no", Consequences: scaleDown, Hash: "h", Approved: true}, want: v1alpha1.DriftBlocked},
 		"a controller's":             {c: drift.Case{Findings: findings(controller)}, want: v1alpha1.DriftBlocked, parts: `spec.replicas belongs to "manager" (controller)|leave it out of Git`},
 		"a controller's, approved":   {c: drift.Case{Findings: findings(controller), Consequences: scaleDown, Hash: "h", Approved: true}, want: v1alpha1.DriftBlocked},
-		"a controller's, all of it":  {c: drift.Case{Findings: findings(lost)}, want: v1alpha1.DriftBlocked, parts: `everything belongs to "manager"`},
+		"a controller has Git's":     {c: drift.Case{Findings: findings(lost)}, want: v1alpha1.DriftCorrecting},
+		"and another, not Git's":     {c: drift.Case{Findings: findings(lost, controller)}, want: v1alpha1.DriftBlocked, parts: `replicas belongs to "manager" (controller); leave it out of Git, or make that manager give it up`},
 		"a controller's and others'": {c: drift.Case{Findings: findings(controller, changed("/a", "kubectl-edit"), foreign)}, want: v1alpha1.DriftBlocked, parts: "1 other change waits"},
 
 		"held":     {c: drift.Case{Findings: findings(person), Consequences: scaleDown, Hash: "ab12cd"}, want: v1alpha1.DriftHeld, parts: "removes 2 machines; approve with capstan.dev/approve-correction: ab12cd"},
