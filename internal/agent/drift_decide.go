@@ -114,8 +114,8 @@ func (run *driftRun) approvals() map[string]bool {
 	return approved
 }
 
-// What a status has room for: drifted objects, findings of each, and corrections.
-const maxDrift, maxFindings, maxCorrections = 50, 10, 20
+// What a status has room for: findings of a drifted object, and corrections.
+const maxFindings, maxCorrections = 10, 20
 
 // recordDriftStep writes down what is found, and what is about to be done about it.
 func recordDriftStep(ctx context.Context, run *driftRun) error {
@@ -124,8 +124,7 @@ func recordDriftStep(ctx context.Context, run *driftRun) error {
 		list = append(list, run.recordOf(d))
 	}
 	drift.Sort(list)
-	listed := min(len(list), maxDrift)
-	run.status.Drift, run.status.DriftedObjects = list[:listed:listed], int32(len(list)) //nolint:gosec // at most 2,000
+	rest := drift.Fit(&run.status, list)
 	switch {
 	case len(list) > 0:
 		reason, message := drift.Summary(list, len(list))
@@ -138,7 +137,7 @@ func recordDriftStep(ctx context.Context, run *driftRun) error {
 	if err := run.save(ctx); err != nil {
 		return err
 	}
-	run.examined.unlist(run.name, list[listed:])
+	run.examined.unlist(run.name, rest)
 	run.announce()
 	return nil
 }

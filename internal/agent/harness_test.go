@@ -401,6 +401,7 @@ var kinds = map[string]metav1.TypeMeta{
 	"ConfigMap":              {APIVersion: "v1", Kind: "ConfigMap"},
 	"Secret":                 {APIVersion: "v1", Kind: "Secret"},
 	"Cluster":                {APIVersion: "cluster.x-k8s.io/v1beta2", Kind: "Cluster"},
+	"ProxmoxCluster":         {APIVersion: "infrastructure.cluster.x-k8s.io/v1alpha2", Kind: "ProxmoxCluster"},
 	"MachineDeployment":      {APIVersion: "cluster.x-k8s.io/v1beta2", Kind: "MachineDeployment"},
 	"ProxmoxMachineTemplate": {APIVersion: "infrastructure.cluster.x-k8s.io/v1alpha2", Kind: "ProxmoxMachineTemplate"},
 }
