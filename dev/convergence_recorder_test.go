@@ -30,6 +30,7 @@ import (
 var recorded = map[schema.GroupVersionResource]string{
 	{Group: "cluster.x-k8s.io", Version: "v1beta2", Resource: "clusters"}:                                "Cluster",
 	{Group: "cluster.x-k8s.io", Version: "v1beta2", Resource: "machines"}:                                "Machine",
+	{Group: "cluster.x-k8s.io", Version: "v1beta2", Resource: "machinesets"}:                             "MachineSet",
 	{Group: "cluster.x-k8s.io", Version: "v1beta2", Resource: "machinedeployments"}:                      "MachineDeployment",
 	{Group: "cluster.x-k8s.io", Version: "v1beta2", Resource: "machinehealthchecks"}:                     "MachineHealthCheck",
 	{Group: "controlplane.cluster.x-k8s.io", Version: "v1alpha3", Resource: "taloscontrolplanes"}:        "TalosControlPlane",
@@ -406,11 +407,48 @@ func differsFromDeployment(md, m, infra, config *unstructured.Unstructured) stri
 }
 
 // unsettled says which controller has not drawn its conclusions from the machines yet.
-func (w world) unsettled() string {
-	for _, u := range slices.Concat(w.sorted("Cluster"), w.sorted("MachineDeployment"), w.sorted("TalosControlPlane"), w.sorted("KubeadmControlPlane"),
-		w.sorted("MachineHealthCheck")) {
-		if number(u, "status", "observedGeneration") < u.GetGeneration() {
-			return u.GetKind() + " has not been looked at by its controller"
+func (w world) unsettled() string { return cmp.Or(w.makersBehind(), w.sumsBehind()) }
+
+// makersBehind says which of those has not that make the machines: they look at Machines themselves.
+func (w world) makersBehind() string {
+	counters := map[string][]string{
+		"MachineSet":          {"replicas", "readyReplicas", "availableReplicas", "upToDateReplicas"},
+		"KubeadmControlPlane": {"replicas", "readyReplicas", "availableReplicas", "upToDateReplicas"},
+		"TalosControlPlane":   {"replicas", "readyReplicas"},
+	}
+	if why := w.countsBehind(counters); why != "" {
+		return why
+	}
+	for _, u := range w.sorted("KubeadmControlPlane") {
+		if why := rolling(u); why != "" {
+			return why
+		}
+	}
+	for _, u := range w.sorted("TalosControlPlane") {
+		if ready, _, _ := cond(u, "Ready"); ready != "True" || str(u, "status", "version") != str(u, "spec", "version") {
+			return "the TalosControlPlane is not ready at its version"
+		}
+		for _, c := range []string{"EtcdClusterHealthyCondition", "ControlPlaneComponentsHealthy"} {
+			if status, _, why := cond(u, c); status != "True" {
+				return c + " of the TalosControlPlane is not True: " + why
+			}
+		}
+	}
+	return ""
+}
+
+// sumsBehind says which of those has not that add up what others say.
+func (w world) sumsBehind() string {
+	counters := map[string][]string{
+		"MachineDeployment":  {"replicas", "readyReplicas", "availableReplicas", "upToDateReplicas"},
+		"MachineHealthCheck": nil, "Cluster": nil,
+	}
+	if why := w.countsBehind(counters); why != "" {
+		return why
+	}
+	for _, u := range slices.Concat(w.sorted("MachineDeployment"), w.sorted("Cluster")) {
+		if why := rolling(u); why != "" {
+			return why
 		}
 	}
 	for _, u := range w.sorted("Cluster") {
@@ -426,35 +464,30 @@ func (w world) unsettled() string {
 			}
 		}
 	}
-	for _, u := range slices.Concat(w.sorted("Cluster"), w.sorted("MachineDeployment"), w.sorted("KubeadmControlPlane")) {
-		for _, c := range []string{"RollingOut", "ScalingUp", "ScalingDown"} {
-			if status, _, _ := cond(u, c); status == "True" {
-				return u.GetKind() + " " + u.GetName() + " is " + c
-			}
-		}
-	}
-	counters := map[string][]string{
-		"MachineDeployment":   {"replicas", "readyReplicas", "availableReplicas", "upToDateReplicas"},
-		"KubeadmControlPlane": {"replicas", "readyReplicas", "availableReplicas", "upToDateReplicas"},
-		"TalosControlPlane":   {"replicas", "readyReplicas"},
-	}
-	for kind, counters := range counters {
+	return ""
+}
+
+// countsBehind says which counter of which kind is not what is declared, or was not for what is declared now.
+func (w world) countsBehind(counters map[string][]string) string {
+	for _, kind := range slices.Sorted(maps.Keys(counters)) {
 		for _, u := range w.sorted(kind) {
-			for _, c := range counters {
+			if number(u, "status", "observedGeneration") < u.GetGeneration() {
+				return u.GetKind() + " has not been looked at by its controller"
+			}
+			for _, c := range counters[kind] {
 				if n := number(u, "status", c); n != number(u, "spec", "replicas") && (n != -1 || number(u, "spec", "replicas") != 0) {
 					return fmt.Sprintf("%s of %s %s is %d", c, kind, u.GetName(), n)
 				}
 			}
 		}
 	}
-	for _, u := range w.sorted("TalosControlPlane") {
-		if ready, _, _ := cond(u, "Ready"); ready != "True" || str(u, "status", "version") != str(u, "spec", "version") {
-			return "the TalosControlPlane is not ready at its version"
-		}
-		for _, c := range []string{"EtcdClusterHealthyCondition", "ControlPlaneComponentsHealthy"} {
-			if status, _, why := cond(u, c); status != "True" {
-				return c + " of the TalosControlPlane is not True: " + why
-			}
+	return ""
+}
+
+func rolling(u *unstructured.Unstructured) string {
+	for _, c := range []string{"RollingOut", "ScalingUp", "ScalingDown"} {
+		if status, _, _ := cond(u, c); status == "True" {
+			return u.GetKind() + " " + u.GetName() + " is " + c
 		}
 	}
 	return ""
@@ -516,16 +549,21 @@ func notIn(want, has any, path string) string {
 type verdict struct {
 	complaints []string
 	notes      []string // not wrong, and worth a look
-	latencies  []latency
+	latencies  []*latency
 	phases     map[string]int // how often each phase began
 }
 
-// latency is how long it took to report a success.
+// latency is how long it took to report a success, and controllers to say so, since the last Machine became as it is
+// to be; or since the revision was applied, if that is later.
 type latency struct {
 	revision string
-	// machines is since the last Machine became as it is to be, settled since controllers had said so, too.
-	machines, settled time.Duration
+	since    time.Time
+	// said is Capstan, makers the controllers that make the machines, all every controller; -1 if they never did.
+	said, makers, all time.Duration
 }
+
+// after is how long it took Capstan after somebody.
+func (l latency) after(d time.Duration) time.Duration { return max(0, l.said-max(0, d)) }
 
 // race is how long what was read may be older than what is said of it: a node may fail while the sentence is written.
 const race = time.Second
@@ -537,7 +575,8 @@ func judge(history []event, order []string, declared map[string][]*unstructured.
 	v := verdict{phases: map[string]int{}}
 	w := world{}
 	var was said
-	var goodSince, settledSince, appliedSince, lastGood time.Time
+	var goodSince, madeSince, settledSince, appliedSince, lastGood time.Time
+	var current *latency // that of the success which was reported last, while nothing else has happened to the machines
 	hasConverged := map[string]bool{}
 	generations := ""
 	var course []string // since the machines are there
@@ -558,7 +597,7 @@ func judge(history []event, order []string, declared map[string][]*unstructured.
 				generations, lastGood = g, time.Time{} // something else is to be reached
 			}
 			if w.missing() != "" {
-				goodSince, settledSince = time.Time{}, time.Time{}
+				goodSince, madeSince, settledSince, current = time.Time{}, time.Time{}, time.Time{}, nil
 				continue
 			}
 			lastGood = m.at
@@ -566,11 +605,14 @@ func judge(history []event, order []string, declared map[string][]*unstructured.
 				goodSince, course = m.at, nil
 			}
 			why := w.unsettled()
-			if why != "" {
-				settledSince = time.Time{}
-			} else if settledSince.IsZero() {
-				settledSince = m.at
+			for since, behind := range map[*time.Time]string{&madeSince: w.makersBehind(), &settledSince: why} {
+				if behind != "" {
+					*since = time.Time{}
+				} else if since.IsZero() {
+					*since = m.at
+				}
 			}
+			current.settle(madeSince, settledSince)
 			note(m.at, "controllers", why)
 			continue
 		}
@@ -614,16 +656,12 @@ func judge(history []event, order []string, declared map[string][]*unstructured.
 			}
 			if s.converged == s.applied && !hasConverged[s.applied] {
 				hasConverged[s.applied] = true
-				l := latency{revision: s.applied}
-				if !goodSince.IsZero() {
-					l.machines = s.at.Sub(latest(goodSince, appliedSince))
-				}
-				if !settledSince.IsZero() {
-					l.settled = s.at.Sub(latest(settledSince, appliedSince))
-				}
-				v.latencies = append(v.latencies, l)
-				if l.machines > time.Second {
-					v.notes = append(v.notes, fmt.Sprintf("%s took %s:\n  %s", short(s.applied), l.machines, strings.Join(course, "\n  ")))
+				current = &latency{revision: s.applied, since: latest(goodSince, appliedSince), makers: -1, all: -1}
+				current.said = max(0, s.at.Sub(current.since))
+				current.settle(madeSince, settledSince)
+				v.latencies = append(v.latencies, current)
+				if current.said > time.Second {
+					v.notes = append(v.notes, fmt.Sprintf("%s took %s:\n  %s", short(s.applied), current.said, strings.Join(course, "\n  ")))
 				}
 			}
 		}
@@ -643,6 +681,18 @@ func judge(history []event, order []string, declared map[string][]*unstructured.
 	return v
 }
 
+// settle notes when controllers said so, the first time that they did.
+func (l *latency) settle(made, settled time.Time) {
+	if l == nil {
+		return
+	}
+	for to, at := range map[*time.Duration]time.Time{&l.makers: made, &l.all: settled} {
+		if *to < 0 && !at.IsZero() {
+			*to = max(0, at.Sub(l.since))
+		}
+	}
+}
+
 func latest(a, b time.Time) time.Time {
 	if a.After(b) {
 		return a
@@ -659,29 +709,37 @@ func (w world) generations() string {
 	return out.String()
 }
 
-// convergences are the latencies of all tests.
+// convergences are the latencies of all tests, by what was measured.
 var convergences struct {
 	sync.Mutex
-	machines, settled []time.Duration
+	all map[string][]time.Duration
 }
 
-func noteLatencies(t *testing.T, latencies []latency) {
+func noteLatencies(t *testing.T, latencies []*latency) {
 	convergences.Lock()
 	defer convergences.Unlock()
-	for _, l := range latencies {
-		t.Logf("%s: converged is said %s after the last machine, %s after its controllers", short(l.revision),
-			l.machines.Round(time.Millisecond), l.settled.Round(time.Millisecond))
-		convergences.machines = append(convergences.machines, l.machines)
-		convergences.settled = append(convergences.settled, l.settled)
+	if convergences.all == nil {
+		convergences.all = map[string][]time.Duration{}
 	}
-	for _, of := range []struct {
-		what string
-		all  []time.Duration
-	}{{"after the last machine", convergences.machines}, {"after its controllers", convergences.settled}} {
-		slices.Sort(of.all)
-		if n := len(of.all); n > 0 {
-			t.Logf("so far, %s: p50 %s, p90 %s, max %s of %d convergences", of.what, of.all[n/2].Round(time.Millisecond),
-				of.all[n*9/10].Round(time.Millisecond), of.all[n-1].Round(time.Millisecond), n)
+	for _, l := range latencies {
+		t.Logf("%s: after the last machine, those who made them were through in %s, all controllers in %s, and Capstan in %s",
+			short(l.revision), l.makers.Round(time.Millisecond), l.all.Round(time.Millisecond), l.said.Round(time.Millisecond))
+		for what, d := range map[string]time.Duration{
+			"1 the last machine to success":            l.said,
+			"2 the last machine to its makers' word":   l.makers,
+			"3 the last machine to all controllers'":   l.all,
+			"4 the makers' word to success":            l.after(l.makers),
+			"5 the word of all controllers to success": l.after(l.all),
+		} {
+			if d >= 0 {
+				convergences.all[what] = append(convergences.all[what], d)
+			}
 		}
+	}
+	for _, what := range slices.Sorted(maps.Keys(convergences.all)) {
+		all := slices.Sorted(slices.Values(convergences.all[what]))
+		n := len(all)
+		t.Logf("so far, from %s: p50 %s, p90 %s, max %s of %d", what[2:], all[n/2].Round(time.Millisecond),
+			all[n*9/10].Round(time.Millisecond), all[n-1].Round(time.Millisecond), n)
 	}
 }
