@@ -240,8 +240,9 @@ func (s *setup) overlays() error {
 		key:     s.key, board: s.board, clock: s.Clock,
 		recorder: s.recorder(), metrics: s.metrics,
 		objects: s.objects, follow: s.progress.addAfter, look: s.drifts.add, mirrors: s.mirrors,
+		doubts:   &doubts{since: map[types.NamespacedName]time.Time{}},
 		turns:    &turns{held: map[types.NamespacedName]*turn{}},
-		written:  &written{clock: s.Clock, last: map[types.NamespacedName]*v1alpha1.ClusterOverlay{}, times: map[types.NamespacedName]time.Time{}},
+		written:  &written{clock: s.Clock, last: map[types.NamespacedName]*v1alpha1.ClusterOverlay{}, times: map[types.NamespacedName]time.Time{}, entries: map[types.NamespacedName]recorded{}},
 		attempts: &attempts{first: s.RetryFirst, most: s.RetryMost, count: map[types.NamespacedName]int{}},
 	}
 	progress := &progressReconciler{overlayReconciler: r}

@@ -57,6 +57,7 @@ type overlayReconciler struct {
 
 	turns    *turns
 	written  *written
+	doubts   *doubts
 	attempts *attempts
 }
 
@@ -295,13 +296,37 @@ type written struct {
 	mu    sync.Mutex
 	last  map[types.NamespacedName]*v1alpha1.ClusterOverlay
 	times map[types.NamespacedName]time.Time
+	// entries have the newest entries of histories, and when they were recorded first.
+	entries map[types.NamespacedName]recorded
+}
+
+type recorded struct {
+	entry v1alpha1.HistoryEntry
+	at    time.Time
 }
 
 func (w *written) remember(o *v1alpha1.ClusterOverlay) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.last[client.ObjectKeyFromObject(o)] = o.DeepCopy()
-	w.times[client.ObjectKeyFromObject(o)] = w.clock.Now()
+	key := client.ObjectKeyFromObject(o)
+	w.last[key] = o.DeepCopy()
+	w.times[key] = w.clock.Now()
+	if len(o.Status.History) > 0 && !sameEntry(w.entries[key].entry, o.Status.History[0]) {
+		w.entries[key] = recorded{*o.Status.History[0].DeepCopy(), w.clock.Now()}
+	}
+}
+
+// recorded is when an entry of an overlay's history was recorded, if this process did it.
+func (w *written) recorded(key types.NamespacedName, entry v1alpha1.HistoryEntry) (at time.Time, known bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	r, found := w.entries[key]
+	return r.at, found && sameEntry(r.entry, entry)
+}
+
+// sameEntry tells whether two entries of a history are of one apply.
+func sameEntry(a, b v1alpha1.HistoryEntry) bool {
+	return a.Revision == b.Revision && a.RenderDigest == b.RenderDigest && a.Time.Equal(&b.Time)
 }
 
 // at is when an overlay was written last; the zero time if it wasn't.
@@ -333,6 +358,7 @@ func (w *written) forget(key types.NamespacedName) {
 	defer w.mu.Unlock()
 	delete(w.last, key)
 	delete(w.times, key)
+	delete(w.entries, key)
 }
 
 // resourceVersion orders versions of one object. That is allowed since Kubernetes

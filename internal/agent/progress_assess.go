@@ -57,6 +57,11 @@ func (run *overlayRun) assess(ctx context.Context) time.Duration {
 		// The machines are as the live objects say, which is not what Git says.
 		report.Phase, report.Message = v1alpha1.PhaseWaiting, "live objects don't say what was applied; see status.drift"
 	}
+	// What has converged doesn't end by what may be over in a moment.
+	stood := converged && run.progress().Phase == v1alpha1.PhaseConverged
+	if left := run.doubts.left(run.name, stood && doubtful(report), now); left > 0 {
+		report.Phase, report.Message, recheck = v1alpha1.PhaseConverged, "", left
+	}
 	next, later := capi.Follow(run.status.Progress, report, capi.Course{
 		Now: now, StallAfter: run.stallAfter(ctx), HadConverged: converged,
 	})
@@ -116,7 +121,11 @@ func (run *overlayRun) report(view live.View) capi.Report {
 			Leaving: e.State == v1alpha1.EntryLeaving, Held: held[inventory.IDOf(e.ObjectReference)],
 		})
 	}
-	return capi.Progress(capi.ProgressInput{Declared: declared, Live: view.Live, Made: view.Made, Now: run.clock.Now()})
+	r := capi.Progress(capi.ProgressInput{Declared: declared, Live: view.Live, Made: view.Made, Now: run.clock.Now()})
+	if r.Trails { // what it adds up to is known already
+		r.Phase, r.Message = v1alpha1.PhaseConverged, ""
+	}
+	return r
 }
 
 // confirm makes sure that the machines are there before that is said for the first
@@ -145,13 +154,18 @@ func (run *overlayRun) confirm(ctx context.Context, view live.View, report capi.
 	return report, 0
 }
 
-// appliedAt is when the objects were applied that are declared now, to the second that
-// was over by then.
+// appliedAt is when the objects were applied that are declared now: not before it, and of
+// what this process has recorded not much later.
 func (run *overlayRun) appliedAt() time.Time {
 	if len(run.status.History) == 0 {
 		return time.Time{}
 	}
-	return run.status.History[0].Time.Add(time.Second)
+	entry := run.status.History[0]
+	at := entry.Time.Add(time.Second) // it is on record to the second
+	if recorded, known := run.written.recorded(run.name, entry); known && recorded.Before(at) {
+		return recorded
+	}
+	return at
 }
 
 // hasConverged reports whether the machines have reached what is applied before.

@@ -52,6 +52,7 @@ func (r *progressReconciler) Reconcile(ctx context.Context, req ctrl.Request) (c
 	if err := r.client.Get(ctx, req.NamespacedName, &overlay); err != nil {
 		if apierrors.IsNotFound(err) {
 			r.objects.Forget(req.NamespacedName)
+			r.doubts.left(req.NamespacedName, false, r.clock.Now())
 		}
 		return ctrl.Result{}, client.IgnoreNotFound(err)
 	}

@@ -9,6 +9,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"capstan.dev/capstan/api/v1alpha1"
+	"capstan.dev/capstan/internal/capi"
 	"capstan.dev/capstan/internal/source"
 )
 
@@ -52,6 +53,55 @@ func TestTurns(t *testing.T) {
 		t.Error("nobody has the turn, and it isn't given")
 	} else {
 		end()
+	}
+}
+
+// A doubt counts once it has lasted, and begins anew after it was over.
+func TestDoubts(t *testing.T) {
+	d := &doubts{since: map[types.NamespacedName]time.Time{}}
+	name, start := types.NamespacedName{Name: "a"}, time.Now()
+	for i, step := range []struct {
+		after    time.Duration
+		doubtful bool
+		want     time.Duration
+	}{
+		{0, false, 0}, {time.Second, true, doubtFor}, {11 * time.Second, true, doubtFor - 10*time.Second}, {12 * time.Second, false, 0},
+		{20 * time.Second, true, doubtFor}, {20*time.Second + doubtFor, true, 0}, {time.Hour, true, 0}, {time.Hour, false, 0},
+	} {
+		if got := d.left(name, step.doubtful, start.Add(step.after)); got != step.want {
+			t.Errorf("step %d: %s left, want %s", i, got, step.want)
+		}
+	}
+	if len(d.since) != 0 {
+		t.Errorf("on record: %v", d.since)
+	}
+}
+
+// Only what is said of no machine is doubted.
+func TestDoubtful(t *testing.T) {
+	for name, c := range map[string]struct {
+		change func(r *capi.Report)
+		want   bool
+	}{
+		"a control plane out of reach": {func(*capi.Report) {}, true},
+		"converged":                    {func(r *capi.Report) { r.Phase = v1alpha1.PhaseConverged }, false},
+		"given up":                     {func(r *capi.Report) { r.Phase = v1alpha1.PhaseStalled }, false},
+		"paused":                       {func(r *capi.Report) { r.Phase = v1alpha1.PhaseWaiting }, false},
+		"an object is gone":            {func(r *capi.Report) { r.Partial = true }, false},
+		"a worker is ill":              {func(r *capi.Report) { r.Workers.Done-- }, false},
+		"a control plane's is ill":     {func(r *capi.Report) { r.ControlPlane.Done-- }, false},
+		"one too many":                 {func(r *capi.Report) { r.Workers.Existing++ }, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := capi.Report{
+				Phase:        v1alpha1.PhaseProgressing,
+				ControlPlane: v1alpha1.MachineCounts{Desired: 1, Existing: 1, Done: 1}, Workers: v1alpha1.MachineCounts{Desired: 3, Existing: 3, Done: 3},
+			}
+			c.change(&r)
+			if got := doubtful(r); got != c.want {
+				t.Errorf("%t, want %t", got, c.want)
+			}
+		})
 	}
 }
 

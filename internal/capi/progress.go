@@ -73,6 +73,10 @@ type Report struct {
 	// Partial says that a declared object is missing or on its way out: less is desired then
 	// than is declared.
 	Partial bool
+	// Trails says that everything is there, Machine for Machine, and that controllers have
+	// only still to add it up, which takes a second for each level: MachineSets and control
+	// planes, MachineDeployments, the Cluster. Phase is not Converged then.
+	Trails bool
 	// Until is when the passing of time alone will change the report, as the time of a
 	// scheduled rollout does; zero if never.
 	Until time.Time
@@ -144,8 +148,8 @@ func Progress(in ProgressInput) Report {
 	for _, m := range o.machines {
 		r.Machines = append(r.Machines, m.MachineReport)
 	}
-	r.Phase = overall(all)
-	r.Score = o.score(all)
+	r.Phase, r.Trails = overall(all), trails(all)
+	r.Score = o.score(all, r.Trails)
 	if r.Phase != v1alpha1.PhaseConverged {
 		r.Message = clip1024(o.summary(r, all))
 	}

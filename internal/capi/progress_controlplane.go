@@ -127,19 +127,38 @@ func judgeTalos(o *overlay, u *unstructured.Unstructured, v *verdict) {
 			v.add(w, "%s", c.quote())
 		}
 	}
-	v.replicas(u, want, []string{"status", "replicas"}, []string{"status", "readyReplicas"})
-	v.replicas(u, 0, []string{"status", "unavailableReplicas"})
 	v.is(u, "status", "initialized")
 	v.is(u, "status", "bootstrapped")
 	v.is(u, "status", "ready")
-	v.version(u)
 	v.must(o.unlessBooting(id), u, "EtcdClusterHealthyCondition")
-	v.must(derived, u, clusterv1.ReadyCondition)
+	v.notFalse(derived, u, "ControlPlaneComponentsHealthy")
+	before := len(v.findings)
+	v.replicas(u, want, []string{"status", "replicas"}, []string{"status", "readyReplicas"})
+	v.replicas(u, 0, []string{"status", "unavailableReplicas"})
+	v.version(u)
 	// It tells the truth only when it is False: see the strategy OnDelete.
-	v.notFalse(derived, u, "MachinesSpecUpToDate", "ControlPlaneComponentsHealthy")
+	v.notFalse(derived, u, "MachinesSpecUpToDate")
+	v.sums(before)
+	before = len(v.findings)
+	v.must(derived, u, clusterv1.ReadyCondition)
+	if readyFollows(u) {
+		v.sums(before)
+	}
 	if deleting := conditionOf(u, clusterv1.DeletingCondition); deleting.True() {
 		v.add(derived, "%s", deleting.quote())
 	}
+}
+
+// readyFollows tells whether a TalosControlPlane isn't Ready for the sake of nothing but what
+// it says of its Machines (cluster-api-control-plane-provider-talos v0.5
+// controllers/taloscontrolplane_controller.go, patchTalosControlPlane).
+func readyFollows(u *unstructured.Unstructured) bool {
+	for _, kind := range []string{"MachinesCreated", clusterv1.AvailableCondition, "MachinesBootstrapped"} {
+		if !oldCondition(u, kind).True() {
+			return false
+		}
+	}
+	return !oldCondition(u, "Resized").True() || !oldCondition(u, "MachinesReady").True()
 }
 
 // unlessBooting is how much etcd's state says: little while machines of its come or go.
@@ -196,7 +215,9 @@ func judgeKubeadm(o *overlay, u *unstructured.Unstructured, v *verdict) {
 			o.quoteBlocked(c, v)
 		}
 	}
+	before := len(v.findings)
 	v.replicas(u, want, []string{"status", "replicas"}, []string{"status", "readyReplicas"})
+	v.sums(before)
 	if u.GroupVersionKind().Version == "v1beta1" {
 		v.is(u, "status", "initialized")
 		v.is(u, "status", "ready")
@@ -209,7 +230,11 @@ func judgeKubeadm(o *overlay, u *unstructured.Unstructured, v *verdict) {
 		}
 	} else {
 		v.is(u, "status", "initialization", "controlPlaneInitialized")
-		v.replicas(u, want, []string{"status", "availableReplicas"}, []string{"status", "upToDateReplicas"})
+		before := len(v.findings)
+		v.replicas(u, want, []string{"status", "availableReplicas"})
+		v.sums(before)
+		// Only its controller can tell, and says so in one go with which generation it has looked at.
+		v.replicas(u, want, []string{"status", "upToDateReplicas"})
 	}
 	if newStyle(u) {
 		w := o.unlessBooting(object.IDOf(u))
@@ -221,9 +246,12 @@ func judgeKubeadm(o *overlay, u *unstructured.Unstructured, v *verdict) {
 		v.must(derived, u, clusterv1.AvailableCondition)
 		v.must(derived, u, clusterv1.MachinesUpToDateCondition)
 	}
+	v.mustNot(u, clusterv1.DeletingCondition)
+	before = len(v.findings)
 	v.mustNot(u, clusterv1.MachineDeploymentRollingOutCondition, clusterv1.ScalingUpCondition, clusterv1.ScalingDownCondition,
-		clusterv1.RemediatingCondition, clusterv1.DeletingCondition)
+		clusterv1.RemediatingCondition)
 	v.versions(u)
+	v.sums(before)
 }
 
 // externalEtcd is where a KubeadmControlPlane has an etcd of somebody else.

@@ -92,6 +92,8 @@ func judgeMachineDeployment(o *overlay, u *unstructured.Unstructured, v *verdict
 		o.until = after
 	}
 
+	// All of it is the sum of its MachineSets, which have been judged.
+	before := len(v.findings)
 	counters := [][]string{
 		{"status", "replicas"}, {"status", "readyReplicas"}, {"status", "availableReplicas"}, {"status", "upToDateReplicas"},
 	}
@@ -102,8 +104,10 @@ func judgeMachineDeployment(o *overlay, u *unstructured.Unstructured, v *verdict
 	v.replicas(u, want, counters...)
 	v.mayBe(derived, u, clusterv1.AvailableCondition)
 	v.mustNot(u, clusterv1.MachineDeploymentRollingOutCondition, clusterv1.ScalingUpCondition, clusterv1.ScalingDownCondition,
-		clusterv1.RemediatingCondition, clusterv1.DeletingCondition)
+		clusterv1.RemediatingCondition)
 	v.notFalse(derived, u, clusterv1.MachinesUpToDateCondition, clusterv1.MachinesReadyCondition)
+	v.sums(before)
+	v.mustNot(u, clusterv1.DeletingCondition)
 	if paused, _, _ := unstructured.NestedBool(u.Object, "spec", "paused"); paused && len(v.findings) > 0 {
 		v.softened(selfPaused)
 	}
@@ -142,7 +146,8 @@ func (o *overlay) machineSets(deployment *unstructured.Unstructured, v *verdict,
 		inner := &verdict{}
 		judgeCounters(set, inner, n)
 		for _, f := range inner.findings {
-			v.add(derived, "MachineSet %s: %s", set.GetName(), f.text)
+			f.weight, f.text = derived, fmt.Sprintf("MachineSet %s: %s", set.GetName(), f.text)
+			v.findings = append(v.findings, f)
 		}
 	}
 	if have != want {
@@ -157,7 +162,9 @@ func judgeCounters(set *unstructured.Unstructured, v *verdict, want int64) {
 	if set.GroupVersionKind().Version != "v1beta1" && metav1.GetControllerOf(set) != nil {
 		counters = append(counters, []string{"status", "upToDateReplicas"})
 	}
+	before := len(v.findings)
 	v.replicas(set, want, counters...)
+	v.sums(before)
 }
 
 func judgeMachineSet(o *overlay, u *unstructured.Unstructured, v *verdict) {

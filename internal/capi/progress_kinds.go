@@ -81,7 +81,7 @@ func judgeCluster(o *overlay, u *unstructured.Unstructured, v *verdict) {
 	// of one that is made of Machines of Git's or is managed elsewhere; and without both
 	// references Available stays Unknown (cluster-api v1.14 core/reconcilers/cluster,
 	// reconcileControlPlane, setControlPlaneAvailableCondition).
-	topology := hasTopology(u)
+	topology, summed := hasTopology(u), o.sumsUp(u)
 	_, controlPlane := reference(u, "spec", "controlPlaneRef")
 	_, infrastructure := reference(u, "spec", "infrastructureRef")
 	status := []string{"status"}
@@ -90,8 +90,12 @@ func judgeCluster(o *overlay, u *unstructured.Unstructured, v *verdict) {
 		if controlPlane || topology {
 			v.is(u, "status", "controlPlaneReady")
 		}
+		before := len(v.findings)
 		if c := oldCondition(u, clusterv1.ReadyCondition); !c.True() {
 			v.add(derived, "%s", quoteOr(c, clusterv1.ReadyCondition))
+		}
+		if summed && !oldCondition(u, "ControlPlaneReady").True() {
+			v.sums(before)
 		}
 		status = []string{"status", "v1beta2"}
 	} else {
@@ -100,14 +104,20 @@ func judgeCluster(o *overlay, u *unstructured.Unstructured, v *verdict) {
 			v.is(u, "status", "initialization", "controlPlaneInitialized")
 		}
 	}
+	v.mustNot(u, clusterv1.DeletingCondition)
+	before := len(v.findings)
 	switch {
 	case newStyle(u) && (controlPlane && infrastructure || topology):
 		v.must(derived, u, clusterv1.AvailableCondition)
 	case newStyle(u):
 		v.notFalse(derived, u, clusterv1.AvailableCondition)
 	}
+	if summed && availableFollows(u) {
+		v.sums(before)
+	}
+	before = len(v.findings)
 	v.mustNot(u, clusterv1.MachineDeploymentRollingOutCondition, clusterv1.ScalingUpCondition, clusterv1.ScalingDownCondition,
-		clusterv1.RemediatingCondition, clusterv1.DeletingCondition)
+		clusterv1.RemediatingCondition)
 	if topology {
 		v.must(own, u, clusterv1.ClusterTopologyReconciledCondition)
 		// Another controller than that of status.observedGeneration says so.
@@ -138,6 +148,52 @@ func judgeCluster(o *overlay, u *unstructured.Unstructured, v *verdict) {
 			}
 		}
 	}
+	if summed {
+		v.sums(before)
+	}
+}
+
+// sumsUp tells whether what a Cluster adds up is declared, and so judged by itself: it wants
+// as many machines as are declared.
+func (o *overlay) sumsUp(cluster *unstructured.Unstructured) bool {
+	if hasTopology(cluster) {
+		return false
+	}
+	declared := map[Role]int64{}
+	for _, d := range o.declared {
+		live := o.Live[d.ID]
+		if live == nil || d.Leaving || o.cluster(live) != cluster {
+			continue
+		}
+		for _, role := range []Role{RoleControlPlane, RoleWorker} {
+			declared[role] += o.wants(d.ID, live, role)
+		}
+		if id := d.ID; id.Kind == "MachinePool" && IsMachineOwner(id.GroupKind()) && len(o.ownedBy(id)) == 0 {
+			declared[RoleWorker] += replicasOf(live)
+		}
+	}
+	for _, role := range []Role{RoleControlPlane, RoleWorker} {
+		if n, known := desiredOf(cluster, role); !known || n != declared[role] {
+			return false
+		}
+	}
+	return true
+}
+
+// availableFollows tells whether a Cluster isn't Available for the sake of nothing but what
+// it adds up: of its control plane or its workers (cluster-api v1.14 core/reconcilers/cluster,
+// setAvailableCondition).
+func availableFollows(cluster *unstructured.Unstructured) bool {
+	if _, gates, _ := unstructured.NestedFieldNoCopy(cluster.Object, "spec", "availabilityGates"); gates {
+		return false
+	}
+	for _, kind := range []string{clusterv1.ClusterInfrastructureReadyCondition, clusterv1.ClusterRemoteConnectionProbeCondition} {
+		if !conditionOf(cluster, kind).True() {
+			return false
+		}
+	}
+	return !conditionOf(cluster, clusterv1.ClusterControlPlaneAvailableCondition).True() ||
+		!conditionOf(cluster, clusterv1.ClusterWorkersAvailableCondition).True()
 }
 
 // doneOf counts the Machines of a Cluster that are done.
@@ -291,6 +347,7 @@ func judgeHealthCheck(o *overlay, u *unstructured.Unstructured, v *verdict) {
 	if _, looked := count(u, "status", "observedGeneration"); looked {
 		v.observed(u)
 		v.later(0)
+		v.sums(0)
 	}
 	if c := conditionOf(u, clusterv1.MachineHealthCheckRemediationAllowedCondition); c.False() && !o.allDone() {
 		v.add(own, "%s", c.quote())

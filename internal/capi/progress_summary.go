@@ -140,15 +140,14 @@ func (o *overlay) unowned() []reported {
 	return out
 }
 
-// score sums up how far everything is.
-func (o *overlay) score(all []reported) int64 {
+// score sums up how far everything is; nothing more comes of sums that trail.
+func (o *overlay) score(all []reported, trails bool) int64 {
 	var score int64
 	for _, r := range all {
-		switch r.phase() {
-		case v1alpha1.PhaseConverged:
+		switch phase := r.phase(); {
+		case phase == v1alpha1.PhaseConverged || trails:
 			score += 2
-		case v1alpha1.PhaseStalled:
-		default:
+		case phase != v1alpha1.PhaseStalled:
 			score++
 		}
 	}

@@ -261,6 +261,24 @@ func mutations() []mutation {
 	return out
 }
 
+// sums are the mutations of what is added up from others or looks at them, by kind. All others are more than trailing.
+var sums = map[string][]string{
+	"MachineDeployment": {
+		"status.replicas +1", "status.readyReplicas -1", "status.availableReplicas -1", "status.upToDateReplicas -1", "status.updatedReplicas -1",
+		"Available False", "MachinesUpToDate False", "RollingOut True", "ScalingUp True", "ScalingDown True", "Remediating True",
+	},
+	"Cluster": {
+		"status.workers.readyReplicas -1", "status.v1beta2.workers.readyReplicas -1",
+		"RollingOut True", "ScalingUp True", "ScalingDown True", "Remediating True",
+	},
+	"MachineSet":         {"status.replicas +1", "status.readyReplicas -1", "status.availableReplicas -1"},
+	"MachineHealthCheck": {"edited", "status.observedGeneration -1", "no status"},
+	"TalosControlPlane":  {"status.replicas +1", "status.readyReplicas -1", "status.version = v1.0.0"},
+	"KubeadmControlPlane": {
+		"status.replicas +1", "status.readyReplicas -1", "RollingOut True",
+	},
+}
+
 // Nothing that has converged is anything but wrong in a single point and still converged.
 func TestAnyMutationIsSeen(t *testing.T) {
 	tried := map[string]int{}
@@ -280,6 +298,9 @@ func TestAnyMutationIsSeen(t *testing.T) {
 				}
 				tried[m.name+" of "+m.kinds]++
 				r := Progress(changed.ProgressInput)
+				if want := slices.Contains(sums[u.GetKind()], m.name); r.Trails != want {
+					t.Errorf("%s: %s of %s %s: trails is %t: %q", f.name, m.name, u.GetKind(), u.GetName(), r.Trails, r.Message)
+				}
 				if r.Phase == v1alpha1.PhaseConverged || r.Message == "" {
 					t.Errorf("%s: %s of %s %s: %s %q", f.name, m.name, u.GetKind(), u.GetName(), r.Phase, r.Message)
 				}
@@ -469,6 +490,117 @@ func TestProgressAfterEdits(t *testing.T) {
 			}
 			if regexp.MustCompile(`\d\d:\d\d`).MatchString(r.Message) {
 				t.Errorf("a time is in the message: %s", r.Message)
+			}
+		})
+	}
+}
+
+// What controllers add up is not waited for once everything in the sum is there; but only of what has been looked at.
+func TestTrails(t *testing.T) {
+	one := func(f *fixture, kind string) *unstructured.Unstructured { return f.of(kind)[0] }
+	set := func(f *fixture, kind, condition, status string) {
+		if !setCondition(one(f, kind), condition, status, "Test", "") {
+			panic(kind + " has no " + condition)
+		}
+	}
+	// behind is how a Cluster is before the controllers have seen that the last worker is there.
+	behind := func(f *fixture) {
+		put(one(f, "MachineDeployment"), "status.availableReplicas", int64(0))
+		set(f, "MachineDeployment", "Available", "False")
+		set(f, "MachineDeployment", "RollingOut", "True")
+		set(f, "Cluster", "WorkersAvailable", "False")
+		set(f, "Cluster", "Available", "False")
+		set(f, "Cluster", "RollingOut", "True")
+	}
+	for name, test := range map[string]struct {
+		fixture string
+		edit    func(f *fixture)
+		want    bool
+	}{
+		"nothing":               {"talos-converged", func(*fixture) {}, false},
+		"a worker was the last": {"talos-converged", behind, true},
+		"kubeadm":               {"kubeadm-converged", behind, true},
+		"v1beta1": {"talos-converged-v1beta1", func(f *fixture) {
+			behind(f)
+			set(f, "Cluster", "ControlPlaneReady", "False")
+			set(f, "Cluster", "Ready", "False")
+		}, true},
+		"a control plane was the last": {"talos-converged", func(f *fixture) {
+			put(one(f, "Cluster"), "status.controlPlane.readyReplicas", int64(0))
+			set(f, "Cluster", "ControlPlaneAvailable", "Unknown")
+			set(f, "Cluster", "Available", "Unknown")
+		}, true},
+		"their MachineSet": {"talos-converged", func(f *fixture) {
+			behind(f)
+			put(one(f, "MachineSet"), "status.availableReplicas", int64(0))
+		}, true},
+		"a MachineSet that nobody has looked at": {"talos-converged", func(f *fixture) {
+			behind(f)
+			one(f, "MachineSet").SetGeneration(100)
+		}, false},
+		"a control plane's last machine has just gone": {"talos-converged", func(f *fixture) {
+			put(one(f, "TalosControlPlane"), "status.replicas", int64(2))
+			set(f, "TalosControlPlane", "Resized", "False")
+			set(f, "TalosControlPlane", "Ready", "False")
+		}, true},
+		"a control plane has something to say of its own": {"talos-converged", func(f *fixture) {
+			set(f, "TalosControlPlane", "Available", "False")
+			set(f, "TalosControlPlane", "Resized", "False")
+			set(f, "TalosControlPlane", "Ready", "False")
+		}, false},
+		"etcd": {"talos-converged", func(f *fixture) {
+			behind(f)
+			set(f, "TalosControlPlane", "EtcdClusterHealthyCondition", "False")
+		}, false},
+		"what only a KubeadmControlPlane knows": {"kubeadm-converged", func(f *fixture) {
+			behind(f)
+			put(one(f, "KubeadmControlPlane"), "status.upToDateReplicas", int64(0))
+		}, false},
+		"a machine is missing": {"talos-converged", func(f *fixture) {
+			behind(f)
+			remove(f, one(f, "Machine"))
+		}, false},
+		"an edit that nobody has looked at": {"talos-converged", func(f *fixture) {
+			behind(f)
+			one(f, "MachineDeployment").SetGeneration(100)
+		}, false},
+		"the infrastructure": {"talos-converged", func(f *fixture) {
+			behind(f)
+			set(f, "Cluster", "InfrastructureReady", "False")
+		}, false},
+		"out of reach": {"talos-converged", func(f *fixture) {
+			behind(f)
+			set(f, "Cluster", "RemoteConnectionProbe", "Unknown")
+		}, false},
+		"a gate of the Cluster's own": {"talos-converged", func(f *fixture) {
+			behind(f)
+			put(one(f, "Cluster"), "spec.availabilityGates", []any{map[string]any{"conditionType": "Paid"}})
+		}, false},
+		"something else than its parts": {"talos-converged", func(f *fixture) { set(f, "Cluster", "Available", "False") }, false},
+		"workers that aren't declared": {"talos-converged", func(f *fixture) {
+			behind(f)
+			put(one(f, "Cluster"), "status.workers.desiredReplicas", int64(2))
+		}, false},
+		"a Cluster that doesn't count": {"talos-converged", func(f *fixture) {
+			behind(f)
+			drop(one(f, "Cluster"), "status.workers")
+		}, false},
+		"a topology": {"kubeadm-converged", func(f *fixture) {
+			topology(f, 0)
+			set(f, "Cluster", "WorkersAvailable", "False")
+			set(f, "Cluster", "Available", "False")
+		}, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := fixtureNamed(t, test.fixture)
+			best := Progress(f.ProgressInput).Score
+			test.edit(&f)
+			r := Progress(f.ProgressInput)
+			if r.Trails != test.want || test.want && r.Phase == v1alpha1.PhaseConverged {
+				t.Errorf("trails is %t\n%s", r.Trails, render(r))
+			}
+			if r.Trails && r.Score != best {
+				t.Errorf("score %d, %d when it is through: one more status for nothing", r.Score, best)
 			}
 		})
 	}

@@ -33,6 +33,9 @@ type finding struct {
 	machines bool
 	// late says that it can't be otherwise until the machines are there.
 	late bool
+	// sum says that it is what Machines say, or others say of them, added up by a controller
+	// that looks at them once a second: it is out of date once they say something else.
+	sum bool
 }
 
 // A verdict is all that keeps an object from having converged.
@@ -78,6 +81,21 @@ func overall(all []reported) v1alpha1.Phase {
 	return phaseOf(findings)
 }
 
+// trails tells whether there is something that keeps an overlay from having converged, and
+// it is sums alone.
+func trails(all []reported) bool {
+	found := false
+	for _, r := range all {
+		for _, f := range r.findings {
+			if !f.sum {
+				return false
+			}
+			found = true
+		}
+	}
+	return found
+}
+
 // sorted are the findings, the most blocking first.
 func (v *verdict) sorted() []finding {
 	return slices.SortedStableFunc(slices.Values(v.findings), func(a, b finding) int { return int(a.weight - b.weight) })
@@ -115,6 +133,13 @@ func (v *verdict) softened(why string) {
 func (v *verdict) later(since int) {
 	for i := since; i < len(v.findings); i++ {
 		v.findings[i].late = true
+	}
+}
+
+// sums marks what was found since as sums.
+func (v *verdict) sums(since int) {
+	for i := since; i < len(v.findings); i++ {
+		v.findings[i].sum = true
 	}
 }
 
