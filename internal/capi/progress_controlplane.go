@@ -3,6 +3,8 @@ package capi
 import (
 	"cmp"
 	"fmt"
+	"regexp"
+	"slices"
 	"strings"
 
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -131,8 +133,12 @@ func judgeTalos(o *overlay, u *unstructured.Unstructured, v *verdict) {
 	v.is(u, "status", "bootstrapped")
 	v.is(u, "status", "ready")
 	v.must(o.unlessBooting(id), u, "EtcdClusterHealthyCondition")
-	v.notFalse(derived, u, "ControlPlaneComponentsHealthy")
 	before := len(v.findings)
+	v.notFalse(derived, u, "ControlPlaneComponentsHealthy")
+	if o.aboutGone(conditionOf(u, "ControlPlaneComponentsHealthy")) {
+		v.sums(before)
+	}
+	before = len(v.findings)
 	v.replicas(u, want, []string{"status", "replicas"}, []string{"status", "readyReplicas"})
 	v.replicas(u, 0, []string{"status", "unavailableReplicas"})
 	v.version(u)
@@ -147,6 +153,23 @@ func judgeTalos(o *overlay, u *unstructured.Unstructured, v *verdict) {
 	if deleting := conditionOf(u, clusterv1.DeletingCondition); deleting.True() {
 		v.add(derived, "%s", deleting.quote())
 	}
+}
+
+// quotedMachine is how a control plane names the machine that it could not ask.
+var quotedMachine = regexp.MustCompile(`machine "([^"]+)"`)
+
+// aboutGone tells whether all that a condition says is about Machines that are gone.
+func (o *overlay) aboutGone(c *condition) bool {
+	if c == nil {
+		return false
+	}
+	quoted := quotedMachine.FindAllStringSubmatch(c.message, -1)
+	for _, each := range quoted {
+		if slices.ContainsFunc(o.machines, func(m *machine) bool { return m.Name == each[1] }) {
+			return false
+		}
+	}
+	return len(quoted) > 0
 }
 
 // readyFollows tells whether a TalosControlPlane isn't Ready for the sake of nothing but what

@@ -134,24 +134,31 @@ func (o *overlay) machineSets(deployment *unstructured.Unstructured, v *verdict,
 		current := setOutdated(set, deployment, o.Now) == ""
 		switch {
 		case set.GetDeletionTimestamp() != nil:
-			if left, _ := count(set, "status", "replicas"); left > 0 {
-				v.add(derived, "MachineSet %s is being deleted and has %d machines", set.GetName(), left)
-			}
-			continue
 		case current:
 			have += n
 		case n > 0:
 			v.add(derived, "MachineSet %s is outdated and has %d replicas", set.GetName(), n)
 		}
-		inner := &verdict{}
-		judgeCounters(set, inner, n)
-		for _, f := range inner.findings {
-			f.weight, f.text = derived, fmt.Sprintf("MachineSet %s: %s", set.GetName(), f.text)
-			v.findings = append(v.findings, f)
-		}
+		judgeSet(set, v)
 	}
 	if have != want {
 		v.add(derived, "its MachineSet has %d of %d replicas", have, want)
+	}
+}
+
+// judgeSet judges a MachineSet that isn't declared, for the sake of what it belongs to.
+func judgeSet(set *unstructured.Unstructured, v *verdict) {
+	if set.GetDeletionTimestamp() != nil {
+		if left, _ := count(set, "status", "replicas"); left > 0 {
+			v.add(derived, "MachineSet %s is being deleted and has %d machines", set.GetName(), left)
+		}
+		return
+	}
+	inner := &verdict{}
+	judgeCounters(set, inner, replicasOf(set))
+	for _, f := range inner.findings {
+		f.weight, f.text = derived, fmt.Sprintf("MachineSet %s: %s", set.GetName(), f.text)
+		v.findings = append(v.findings, f)
 	}
 }
 

@@ -158,6 +158,9 @@ func (f fixture) objects() []*unstructured.Unstructured {
 	return append(out, f.Made...)
 }
 
+// ofTopology tells whether what the Machines are made for isn't declared.
+func (f fixture) ofTopology() bool { return strings.HasPrefix(f.name, "topology") }
+
 // render writes a report as the fixtures have it.
 func render(r Report) string {
 	out := &strings.Builder{}

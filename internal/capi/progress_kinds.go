@@ -124,11 +124,7 @@ func judgeCluster(o *overlay, u *unstructured.Unstructured, v *verdict) {
 		if c := conditionOf(u, clusterv1.ClusterTopologyReconciledCondition); c.True() && c.generation != 0 && c.generation < u.GetGeneration() {
 			v.add(own, "waits for its topology to be reconciled")
 		}
-		// Workers may be of pools, of which there are no Machines.
-		want, _ := desiredOf(u, RoleControlPlane)
-		if n := o.doneOf(u, RoleControlPlane); n > 0 && n < want {
-			v.add(derived, "%d of %d machines of its control plane are done", n, want)
-		}
+		o.judgeTopology(u, v)
 	}
 	for _, role := range []string{"controlPlane", "workers"} {
 		of := func(counter string) []string { return slices.Concat(status, []string{role, counter}) }
@@ -159,19 +155,7 @@ func (o *overlay) sumsUp(cluster *unstructured.Unstructured) bool {
 	if hasTopology(cluster) {
 		return false
 	}
-	declared := map[Role]int64{}
-	for _, d := range o.declared {
-		live := o.Live[d.ID]
-		if live == nil || d.Leaving || o.cluster(live) != cluster {
-			continue
-		}
-		for _, role := range []Role{RoleControlPlane, RoleWorker} {
-			declared[role] += o.wants(d.ID, live, role)
-		}
-		if id := d.ID; id.Kind == "MachinePool" && IsMachineOwner(id.GroupKind()) && len(o.ownedBy(id)) == 0 {
-			declared[RoleWorker] += replicasOf(live)
-		}
-	}
+	declared := o.declaredFor(cluster)
 	for _, role := range []Role{RoleControlPlane, RoleWorker} {
 		if n, known := desiredOf(cluster, role); !known || n != declared[role] {
 			return false
@@ -194,16 +178,6 @@ func availableFollows(cluster *unstructured.Unstructured) bool {
 	}
 	return !conditionOf(cluster, clusterv1.ClusterControlPlaneAvailableCondition).True() ||
 		!conditionOf(cluster, clusterv1.ClusterWorkersAvailableCondition).True()
-}
-
-// doneOf counts the Machines of a Cluster that are done.
-func (o *overlay) doneOf(cluster *unstructured.Unstructured, role Role) (n int64) {
-	for _, m := range o.machines {
-		if m.Role == role && ClusterID(m.Namespace, m.Cluster) == object.IDOf(cluster) && m.Done() {
-			n++
-		}
-	}
-	return n
 }
 
 // standalone tells whether a Cluster has workers of no MachineDeployment: nobody, or only the

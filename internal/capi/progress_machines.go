@@ -222,6 +222,9 @@ func (o *overlay) otherTopology(m *machine) string {
 	if _, owned := m.u.GetLabels()[clusterv1.ClusterTopologyOwnedLabel]; !owned {
 		return ""
 	}
+	if id, named := reference(m.u, "spec", "infrastructureRef"); named && m.Role == RoleControlPlane && m.infra == nil && IsFamily(id.GroupKind()) {
+		return "its infrastructure is not seen"
+	}
 	return otherVersion(m.u, nested(cluster, "spec", "topology", "version"))
 }
 

@@ -136,6 +136,29 @@ func TestProgressOfOtherProviders(t *testing.T) {
 			put(cluster(f), "spec.topology.version", "v1.99.0")
 		}, v1alpha1.PhaseProgressing, "instead of v1.99.0"},
 
+		{"a topology that asks for another worker", "topology-converged", func(f *fixture) {
+			put(cluster(f), "spec.topology.workers.machineDeployments", []any{map[string]any{"class": "worker", "name": "workers", "replicas": int64(2)}})
+		}, v1alpha1.PhaseProgressing, "waits for its topology to be reconciled: 1 of 2 machines are wanted (worker)"},
+		{"a topology that asks for more of a control plane", "topology-converged", func(f *fixture) {
+			put(cluster(f), "spec.topology.controlPlane.replicas", int64(3))
+		}, v1alpha1.PhaseProgressing, "waits for its topology to be reconciled: 1 of 3 machines are wanted (control plane)"},
+		{"a topology that leaves its workers to an autoscaler", "topology-converged", func(f *fixture) {
+			put(cluster(f), "spec.topology.workers.machineDeployments", []any{map[string]any{"class": "worker", "name": "workers"}})
+		}, v1alpha1.PhaseConverged, ""},
+		{"a topology whose only control plane is gone", "topology-converged", func(f *fixture) {
+			for _, u := range f.of("Machine") {
+				if _, controlPlane := u.GetLabels()["cluster.x-k8s.io/control-plane"]; controlPlane {
+					remove(f, u)
+				}
+			}
+		}, v1alpha1.PhaseProgressing, "control plane 0 of 1, 1 not made yet"},
+		{"a topology with pools", "topology-converged", func(f *fixture) {
+			put(cluster(f), "spec.topology.workers.machinePools", []any{map[string]any{"class": "pool", "name": "pool", "replicas": int64(2)}})
+			for _, counter := range []string{"desiredReplicas", "replicas", "readyReplicas", "availableReplicas", "upToDateReplicas"} {
+				put(cluster(f), "status.workers."+counter, int64(3))
+			}
+		}, v1alpha1.PhaseConverged, ""},
+
 		{"a pool of a managed provider", "kubeadm-converged", func(f *fixture) { pool(f, "v1.33.1", "v1.33.1-eks-931bdca") }, v1alpha1.PhaseConverged, ""},
 		{"a pool of the version before", "kubeadm-converged", func(f *fixture) { pool(f, "v1.33.1", "v1.33.0-eks-931bdca") },
 			v1alpha1.PhaseProgressing, "has machines of version v1.33.0-eks-931bdca"},

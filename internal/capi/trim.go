@@ -79,9 +79,7 @@ func trimSpec(u *unstructured.Unstructured) {
 	case inGroup(gk, "infrastructure"):
 		keepOnly(spec, "providerID", "controlPlaneEndpoint", "paused")
 	case IsCluster(gk):
-		if topology, ok := spec["topology"].(map[string]any); ok {
-			keepOnly(topology, "class", "classRef", "classNamespace", "version")
-		}
+		trimTopology(u)
 	}
 }
 
