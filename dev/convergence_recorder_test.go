@@ -681,6 +681,13 @@ func judge(history []event, order []string, declared map[string][]*unstructured.
 	return v
 }
 
+func spent(d time.Duration) string {
+	if d < 0 {
+		return "no time before the next change"
+	}
+	return d.Round(time.Millisecond).String()
+}
+
 // settle notes when controllers said so, the first time that they did.
 func (l *latency) settle(made, settled time.Time) {
 	if l == nil {
@@ -723,7 +730,7 @@ func noteLatencies(t *testing.T, latencies []*latency) {
 	}
 	for _, l := range latencies {
 		t.Logf("%s: after the last machine, those who made them were through in %s, all controllers in %s, and Capstan in %s",
-			short(l.revision), l.makers.Round(time.Millisecond), l.all.Round(time.Millisecond), l.said.Round(time.Millisecond))
+			short(l.revision), spent(l.makers), spent(l.all), spent(l.said))
 		for what, d := range map[string]time.Duration{
 			"1 the last machine to success":            l.said,
 			"2 the last machine to its makers' word":   l.makers,

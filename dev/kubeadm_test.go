@@ -33,11 +33,17 @@ type kubeadmEnv struct {
 // newKubeadmCluster applies a cluster with as many machines.
 func newKubeadmCluster(t *testing.T, name, controlPlanes, workers string) *kubeadmEnv {
 	t.Helper()
+	return newClusterOf(t, "cluster.yaml", name, controlPlanes, workers)
+}
+
+// newClusterOf is newKubeadmCluster with manifests of that name.
+func newClusterOf(t *testing.T, file, name, controlPlanes, workers string) *kubeadmEnv {
+	t.Helper()
 	e := newEnv(t, name)
 	e.namespace = name
 	// The real controller looks again at what it waits for after 5, 15 or 20 seconds, whatever it is.
 	e.SetDefaultEventuallyTimeout(4 * time.Minute)
-	manifest, err := os.ReadFile(filepath.Join("internal", "kubeadm", "testdata", "cluster.yaml"))
+	manifest, err := os.ReadFile(filepath.Join("internal", "kubeadm", "testdata", file))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -289,6 +289,7 @@ func TestRecordProgress(t *testing.T) {
 	t.Run("talos", recordTalos)
 	t.Run("addresses", recordAddresses)
 	t.Run("kubeadm", recordKubeadm)
+	t.Run("topology", recordTopology)
 }
 
 //nolint:funlen // one cluster's life, in order
@@ -451,4 +452,33 @@ func recordKubeadm(t *testing.T) {
 	rolling := func(s state) bool { return len(s.of("Machine")) == 5 && s.machinesBooting() == 1 }
 	k.recordState("kubeadm-rolling", "The control plane gets a new version, and its new machine boots.", rolling)
 	k.recordAt("kubeadm-rolling-v1beta1", "The same, read as v1beta1.", "v1beta1", 0, rolling)
+}
+
+// recordTopology is a Cluster of a ClusterClass: what it is made of isn't declared.
+func recordTopology(t *testing.T) {
+	t.Parallel()
+	k := newClusterOf(t, "topology.yaml", "topology-rec", "1", "1")
+	k.recordState("topology-converged", "A ClusterClass and a Cluster of it: all is there.", k.settledWith(2))
+	k.recordAt("topology-converged-v1beta1", "The same, read as v1beta1.", "v1beta1", 0, k.settledWith(2))
+
+	topology := func(value any, path ...string) {
+		t.Helper()
+		cluster := k.object("Cluster", "")
+		set(t, cluster, value, append([]string{"spec", "topology"}, path...)...)
+		k.apply(cluster)
+	}
+	k.setChaos("never-boots=" + k.namespace + "/*:all")
+	topology("v1.35.1", "version")
+	k.recordState("topology-control-plane-rolling", "A new version: the new machine of the control plane boots, the worker waits its turn.",
+		func(s state) bool { return len(s.of("Machine")) == 3 && s.machinesBooting() == 1 })
+	k.setChaos("never-boots=" + k.namespace + "/*workers*:all")
+	k.recordState("topology-workers-rolling", "The control plane is there at the new version, the new worker boots.", func(s state) bool {
+		return len(s.of("Machine")) == 3 && s.machinesBooting() == 1 && len(s.of("MachineSet")) == 2
+	})
+	k.setChaos()
+	k.recordState("topology-converged-after-rollout", "All is there at the new version.", k.settledWith(2))
+
+	k.setChaos("never-boots=" + k.namespace + "/*workers*:all")
+	topology([]any{map[string]any{"class": "worker", "name": "workers", "replicas": int64(2)}}, "workers", "machineDeployments")
+	k.recordState("topology-scaling-up", "One more worker boots.", func(s state) bool { return len(s.of("Machine")) == 3 && s.machinesBooting() == 1 })
 }
