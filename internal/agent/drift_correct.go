@@ -8,7 +8,6 @@ import (
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
 	"capstan.dev/capstan/api/v1alpha1"
@@ -143,24 +142,17 @@ func (run *driftRun) corrected(d *drifted, o apply.Outcome) {
 	run.decide(d)
 }
 
-// overwrote notes who lost which change.
+// overwrote notes who lost which change. The count is kept in the entry: in the list others
+// take its place.
 func (run *driftRun) overwrote(e *v1alpha1.InventoryEntry, lost []v1alpha1.Finding) {
-	const most = 5 // findings of a correction in a status
 	lost = slices.DeleteFunc(slices.Clone(lost), func(f v1alpha1.Finding) bool { return f.Class == v1alpha1.FindingForeign })
 	id := inventory.IDOf(e.ObjectReference)
 	run.events = append(run.events, notice{corev1.EventTypeNormal, "Corrected", id.String() + ": applied again; written over: " + run.scrub(drift.Words(lost))})
 	run.lags = append(run.lags, func() { run.metrics.corrected(lost, nil) })
-	now := run.clock.Now()
-	c := v1alpha1.Correction{ObjectReference: e.ObjectReference, Time: metav1.Time{Time: now}.Rfc3339Copy(), Findings: lost[:min(len(lost), most)]}
-	// The count is the entry's: in the list others take its place.
-	c.Count = 1
-	if last := run.last(e); last != nil && !drift.Forgotten(last, now) {
-		c.Count = last.Count + 1
-	}
-	e.Corrections, e.CorrectedTime = c.Count, &c.Time
-	run.status.Corrections = drift.Remember(run.status.Corrections, c, now)
-	run.status.Corrections[0].Count = c.Count
-	run.status.Corrections = run.status.Corrections[:min(len(run.status.Corrections), maxCorrections)]
+	list := drift.Remember(run.status.Corrections, v1alpha1.Correction{ObjectReference: e.ObjectReference, Findings: lost}, run.last(e), run.clock.Now())
+	at := list[0].Time
+	e.Corrections, e.CorrectedTime = list[0].Count, &at
+	run.status.Corrections = list[:min(len(list), maxCorrections)]
 }
 
 // last is the last correction of an object; nil if there is none on record. Its findings

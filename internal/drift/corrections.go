@@ -74,23 +74,22 @@ func Forgotten(last *v1alpha1.Correction, now time.Time) bool {
 	return last == nil || now.Sub(last.Time.Time) > pause(last, last.Findings)+Quiet
 }
 
-// Remember returns the list with a correction that was made now: each object once, the
-// newest first. The count of its object goes on, or starts anew after a quiet time.
-func Remember(list []v1alpha1.Correction, c v1alpha1.Correction, now time.Time) []v1alpha1.Correction {
+// Remember returns the list with a correction that was made now, at its head: each object
+// once, the newest first. Last is the object's last correction, nil if there is none on
+// record: the count goes on from it, or starts anew after a quiet time.
+func Remember(list []v1alpha1.Correction, c v1alpha1.Correction, last *v1alpha1.Correction, now time.Time) []v1alpha1.Correction {
 	c.Time, c.Count = metav1.NewTime(now).Rfc3339Copy(), 1
+	if !Forgotten(last, now) {
+		c.Count = last.Count + 1
+	}
 	c.Findings = slices.Clone(c.Findings[:min(len(c.Findings), maxRemembered)])
 	kept := make([]v1alpha1.Correction, 1, len(list)+1)
+	kept[0] = c
 	for _, other := range list {
 		if !sameObject(other.ObjectReference, c.ObjectReference) {
 			kept = append(kept, other)
-			continue
-		}
-		if !Forgotten(&other, now) {
-			c.Count = max(c.Count, other.Count+1)
 		}
 	}
-	kept[0] = c
-	slices.SortStableFunc(kept, func(a, b v1alpha1.Correction) int { return b.Time.Compare(a.Time.Time) })
 	return kept
 }
 

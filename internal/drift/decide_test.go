@@ -160,17 +160,14 @@ func TestFights(t *testing.T) {
 				}
 			}
 			c := drift.Case{Ref: ref("workers"), Findings: all, Now: now}
-			for i := range list {
-				if list[i].Name == "workers" {
-					c.Last = &list[i]
-				}
-			}
+			c.Last = lastOf(list, "workers")
 			d := drift.Decide(c)
 			if d.Action == v1alpha1.DriftCorrecting {
 				times = append(times, now)
-				list = drift.Remember(list, v1alpha1.Correction{ObjectReference: c.Ref, Findings: all}, now)
+				list = drift.Remember(list, v1alpha1.Correction{ObjectReference: c.Ref, Findings: all}, c.Last, now)
 				// Others are corrected, too.
-				list = drift.Remember(list, v1alpha1.Correction{ObjectReference: ref(fmt.Sprint("other-", random.IntN(5))), Findings: all}, now)
+				other := fmt.Sprint("other-", random.IntN(5))
+				list = drift.Remember(list, v1alpha1.Correction{ObjectReference: ref(other), Findings: all}, lastOf(list, other), now)
 				now = now.Add(time.Second)
 				if slow && random.IntN(4) == 0 {
 					now = now.Add(time.Duration(random.IntN(100)) * time.Minute)
@@ -226,6 +223,16 @@ func ref(name string) v1alpha1.ObjectReference {
 	return v1alpha1.ObjectReference{Group: "cluster.x-k8s.io", Version: "v1beta2", Kind: "MachineDeployment", Namespace: "team-a", Name: name, UID: "uid-1"}
 }
 
+// lastOf is the last correction of an object in a list; nil if there is none.
+func lastOf(list []v1alpha1.Correction, name string) *v1alpha1.Correction {
+	for i := range list {
+		if list[i].Name == name {
+			return &list[i]
+		}
+	}
+	return nil
+}
+
 func TestRemember(t *testing.T) {
 	at := func(d time.Duration) time.Time { return noon.Add(d) }
 	var list []v1alpha1.Correction
@@ -247,7 +254,7 @@ func TestRemember(t *testing.T) {
 	} {
 		kept := append([]v1alpha1.Correction(nil), list...)
 		many := []v1alpha1.Finding{step.finding, foreign, foreign, foreign, foreign, foreign, foreign}
-		got := drift.Remember(list, v1alpha1.Correction{ObjectReference: ref(step.name), Findings: many}, at(step.after))
+		got := drift.Remember(list, v1alpha1.Correction{ObjectReference: ref(step.name), Findings: many}, lastOf(list, step.name), at(step.after))
 		if diff := cmp.Diff(kept, list); diff != "" {
 			t.Fatalf("step %d changes the list it was given:\n%s", i, diff)
 		}
@@ -262,7 +269,7 @@ func TestRemember(t *testing.T) {
 	}
 	again := ref("a")
 	again.UID, again.Version = "uid-2", "v1beta1"
-	if got := drift.Remember(list, v1alpha1.Correction{ObjectReference: again}, at(5*time.Hour+6*time.Minute)); len(got) != 2 || got[0].Count != 3 {
+	if got := drift.Remember(list, v1alpha1.Correction{ObjectReference: again}, lastOf(list, "a"), at(5*time.Hour+6*time.Minute)); len(got) != 2 || got[0].Count != 3 {
 		t.Errorf("made anew it counts as another object: %+v", got)
 	}
 }
