@@ -88,8 +88,10 @@ func (run *driftRun) correct(ctx context.Context, built *planner.Built, some []*
 	}
 	// Who changes it after it was looked at may do what an approval is needed for to undo.
 	looked := map[object.ID]string{}
+	req.Seen = map[object.ID]*unstructured.Unstructured{}
 	for _, d := range some {
 		looked[d.id] = d.of
+		req.Seen[d.id] = run.live[d.id]
 	}
 	req.Same = func(id object.ID, live *unstructured.Unstructured) bool { return run.stateOf(live) == looked[id] }
 	report, err := applier.Apply(ctx, req)

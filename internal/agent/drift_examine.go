@@ -103,6 +103,7 @@ func (run *driftRun) examine(ctx context.Context, built *planner.Built, some []*
 		}
 		d.examination = run.judged(d, o)
 		d.of, d.version, d.at = run.stateOf(o.Before), d.seen.ResourceVersion, run.clock.Now()
+		run.live[d.id] = o.Before
 		if d.taken() {
 			run.again(takenRetry)
 		}

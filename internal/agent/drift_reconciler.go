@@ -8,6 +8,7 @@ import (
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -33,6 +34,8 @@ type driftRun struct {
 	fleet *v1alpha1.Fleet
 	// drifted are the objects that don't say what was applied, or may not.
 	drifted []*drifted
+	// live are the objects that were read in this run, nil for one that is absent.
+	live map[object.ID]*unstructured.Unstructured
 	// blind says why some objects can't be judged; late is true if the watches will deliver
 	// what is missing.
 	blind string
@@ -82,7 +85,7 @@ func (r *driftReconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl
 		return ctrl.Result{}, nil
 	}
 	r.written.newer(&overlay)
-	run := &driftRun{overlayRun: r.newRun(&overlay), examined: r.examined, failures: r.failures}
+	run := &driftRun{overlayRun: r.newRun(&overlay), examined: r.examined, failures: r.failures, live: map[object.ID]*unstructured.Unstructured{}}
 	known, err := run.prepare(ctx)
 	if err != nil || !known {
 		return ctrl.Result{}, err

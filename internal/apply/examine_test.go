@@ -158,7 +158,8 @@ func TestExamineRequests(t *testing.T) {
 	b := newBed(t)
 	known := b.must(clusterRequest(b, ""))
 	get, cluster := "get configmaps NS/c: 200", "get clusters NS/k: 200"
-	conflict, forced := "patch (dry-run) configmaps NS/c: 409", "patch (dry-run) (force) configmaps NS/c: 200"
+	examined, forced := "patch (dry-run) (force) configmaps NS/c: 200", "patch (force) configmaps NS/c: 200"
+	var found *unstructured.Unstructured
 	for _, step := range []struct {
 		name    string
 		happens func()
@@ -166,12 +167,16 @@ func TestExamineRequests(t *testing.T) {
 		want    []string
 	}{
 		{"examine a changed one", func() { b.merge("kubectl-edit", replace(configMap, "one", "theirs")) },
-			func() (apply.Request, bool) { return examination(b.one(known, 0, false)), false }, []string{get, conflict, forced}},
+			func() (apply.Request, bool) { return examination(b.one(known, 0, false)), false }, []string{get, examined}},
 		{"examine it with its Cluster", func() {},
-			func() (apply.Request, bool) { return examination(b.one(known, 0, true)), false }, []string{cluster, get, conflict, forced}},
+			func() (apply.Request, bool) { return examination(b.one(known, 0, true)), false }, []string{cluster, get, examined}},
 		{"correct it", func() {},
 			func() (apply.Request, bool) { return b.one(known, 0, true), true },
-			[]string{cluster, get, "patch configmaps NS/c: 409", "patch (force) configmaps NS/c: 200"}},
+			[]string{cluster, get, forced}},
+		{"examine what has changed again", func() { b.merge("kubectl-edit", replace(configMap, "one", "theirs")) },
+			func() (apply.Request, bool) { return examination(b.one(known, 0, false)), false }, []string{get, examined}},
+		{"correct it as it was found", func() {},
+			func() (apply.Request, bool) { return seen(b.one(known, 0, true), found), true }, []string{cluster, forced}},
 		{"examine it once more", func() {},
 			func() (apply.Request, bool) { return examination(b.one(known, 0, false)), false }, []string{get, "patch (dry-run) configmaps NS/c: 200"}},
 		{"correct a field removed", func() { b.merge("kubectl-edit", replace(configMap, "one", "null")) },
@@ -180,6 +185,7 @@ func TestExamineRequests(t *testing.T) {
 			func() (apply.Request, bool) { return b.one(known, 1, true), true }, []string{cluster, "patch clusters NS/k: 200"}},
 	} {
 		step.happens()
+		found = b.live(configMap)
 		req, write := step.request()
 		mark := env.Mark(t)
 		var report apply.Report
@@ -195,6 +201,15 @@ func TestExamineRequests(t *testing.T) {
 			t.Errorf("%s: requests (-want +got):\n%s", step.name, diff)
 		}
 	}
+}
+
+// seen asks for what was read a moment ago.
+func seen(req apply.Request, live ...*unstructured.Unstructured) apply.Request {
+	req.Seen = map[object.ID]*unstructured.Unstructured{}
+	for _, u := range live {
+		req.Seen[object.IDOf(u)] = u
+	}
+	return req
 }
 
 // one is a request for one of the objects of a Cluster with a ConfigMap: the

@@ -38,7 +38,7 @@ func (a *Applier) DryRun(ctx context.Context, req Request) (Report, error) {
 // Apply applies the objects: a dry-run of all, then, if none failed, the writes,
 // stage by stage. A failure in a stage keeps the later ones from being written;
 // the report says how far it came. With a single object no dry-run is needed:
-// the write itself is the check.
+// the write itself is the check. Nor is one if all objects were Seen: it has been.
 //
 // What the report says was written is written whatever happens next; a crash
 // within Apply leaves objects that are applied or not, never one half applied,
@@ -55,8 +55,9 @@ func (a *Applier) Apply(ctx context.Context, req Request) (Report, error) {
 	if halted := r.halted(ctx); halted != nil {
 		return Report{Halted: halted}, nil //nolint:nilerr // the report carries it
 	}
-	if single := len(r.items) == 1; single {
-		r.prepare(ctx, r.items[0], true)
+	r.seen = !slices.ContainsFunc(r.items, func(it *item) bool { return req.Seen[it.id] == nil })
+	if r.seen || len(r.items) == 1 {
+		r.each(ctx, r.items, func(ctx context.Context, it *item) { r.prepare(ctx, it, true) })
 	} else {
 		r.checkAll(ctx, false)
 	}

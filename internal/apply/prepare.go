@@ -85,15 +85,19 @@ const namespaceNote = "can be checked when its namespace, which is part of this 
 func (r *run) prepareLive(ctx context.Context, it *item) {
 	var live *unstructured.Unstructured
 	var err error
+	seen, pinned := r.req.Seen[it.id], false
 	switch {
 	case isNamespace(it.id.GroupKind()):
 		live, err = r.readNamespace(ctx, it.id.Name)
 	case r.clusterRead && it.id == *r.req.Cluster:
 		live = r.cluster
+	case r.seen && it.owned && seen.GetUID() == it.uid: // adoption looks anew
+		live, pinned = seen, true
 	default:
 		live, err = r.readLive(ctx, it)
 	}
 	r.judge(it, live, err)
+	it.pinned = pinned
 }
 
 // judge decides, from what a read has returned, whether an object may be applied.

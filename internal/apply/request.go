@@ -56,6 +56,12 @@ type Request struct {
 	// way.
 	Override func(manager string) bool
 
+	// Seen are objects as an examination (see DryRun) of the same manifests has found them a
+	// moment ago. If it has them all, those that are known are not read again, and what is
+	// written is bound to that version: where there is a newer one it is read, and asked about
+	// (see Same), first.
+	Seen map[object.ID]*unstructured.Unstructured
+
 	// Same tells whether a live object, nil if there is none, is still what the decision to
 	// apply it was made on; nil: it doesn't matter. One that isn't is refused.
 	Same func(id object.ID, live *unstructured.Unstructured) bool

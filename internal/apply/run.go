@@ -20,6 +20,7 @@ type run struct {
 	*Applier
 	req   Request
 	dry   bool // nothing is written, see DryRun
+	seen  bool // all objects were examined before, see Request.Seen
 	items []*item
 
 	// What the render brings along.

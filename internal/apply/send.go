@@ -83,10 +83,16 @@ func (r *run) write(ctx context.Context, it *item) {
 // and returns whether there is an answer.
 func (r *run) send(ctx context.Context, it *item, dryRun bool) bool {
 	verb := "apply"
-	for recovered := map[string]bool{}; ; {
+	recovered := map[string]bool{}
+	foreseen := r.foresee(it)
+	if len(foreseen) > 0 {
+		recovered["force"] = true
+		r.tellForce(it, foreseen, dryRun)
+	}
+	for {
 		desired := it.sent()
 		desired.SetUID(it.uid)
-		if (recovered["force"] || it.pinned) && !dryRun {
+		if (recovered["force"] || it.pinned) && !dryRun || len(foreseen) > 0 {
 			// What is overridden, or left out, is what was looked at.
 			desired.SetResourceVersion(it.version)
 		}
@@ -120,16 +126,26 @@ func (r *run) send(ctx context.Context, it *item, dryRun bool) bool {
 			return false
 		}
 		recovered[how] = true
-		if how == "force" && !dryRun {
-			r.log.Info("taking fields back", "object", it.id.String(), "managers", managersOf(conflicts(statusOf(err))))
+		if how == "force" {
+			r.tellForce(it, managersOf(conflicts(statusOf(err))), dryRun)
+		}
+		if how == "read" || how == "fields" { // then what was decided is about an older version
+			delete(recovered, "force")
+			foreseen = nil
 		}
 		if how == "read" {
-			delete(recovered, "force") // decided on what was there before
 			delete(recovered, "leave")
 		}
 		if !r.recover(ctx, it, how, dryRun) {
 			return false
 		}
+	}
+}
+
+// tellForce logs who is about to lose fields.
+func (r *run) tellForce(it *item, managers []string, dryRun bool) {
+	if !dryRun {
+		r.log.Info("taking fields back", "object", it.id.String(), "managers", managers)
 	}
 }
 

@@ -198,7 +198,7 @@ func (b *driftBench) over(d *drifting) bool {
 // round edits an object of each overlay and prints what came of it.
 func (b *driftBench) round(name string, act func(edit func(i int) *drifting)) {
 	b.Helper()
-	mark, start, used := env.Mark(b.T), time.Now(), cpu(b.agent.Process.Pid)
+	mark, start, used, served := env.Mark(b.T), time.Now(), cpu(b.agent.Process.Pid), apiServerCPU()
 	all := make([]*drifting, b.n)
 	act(func(i int) *drifting {
 		all[i] = b.edit(i)
@@ -214,8 +214,10 @@ func (b *driftBench) round(name string, act func(edit func(i int) *drifting)) {
 	b.Logf("%-18s %-9s %s  %s", name, "found", quantiles(found), load())
 	b.Logf("%-18s %-9s %s", "", "corrected", quantiles(back))
 	counted := testenv.Counted(requests)
-	b.Logf("    for each: %.2f requests, %.2f of them writes, %.1f ms of the agent's CPU; in all: %s", float64(len(counted))/float64(b.n),
-		float64(len(testenv.Writes(requests)))/float64(b.n), (cpu(b.agent.Process.Pid)-used)*1000/float64(b.n), summary(requests))
+	each := func(total float64) float64 { return total / float64(b.n) }
+	b.Logf("    for each: %.2f requests, %.2f of them writes, %.1f ms of the agent's CPU, %.1f ms of the API server's; in all: %s",
+		each(float64(len(counted))), each(float64(len(testenv.Writes(requests)))), each(1000*(cpu(b.agent.Process.Pid)-used)),
+		each(1000*(apiServerCPU()-served)), summary(requests))
 	b.peak = max(b.peak, memory(b.agent.Process.Pid, peakMemory))
 	b.rounds++
 }
