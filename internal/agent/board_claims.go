@@ -141,22 +141,10 @@ func (f *fleetBoard) claimants(path string, ids []object.ID) map[object.ID]strin
 	return found
 }
 
-// fails reports whether an overlay of the fleet doesn't render at the present view.
-func (b *board) fails(fleet types.NamespacedName) bool {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	f := b.fleets[fleet]
-	if f == nil || f.view == nil {
-		return false
-	}
-	failing, _ := f.unsettled()
-	return len(failing) > 0
-}
-
 // tends reports whether an overlay is the one of those sharing a Namespace that looks
 // after it: the first of them. known is false while some overlay has not been rendered
-// since the start, or one of them may be about to apply something else than what the
-// digest stands for.
+// since the start, and the overlay is asked again once all are; or while one of them may
+// be about to apply something else than what the digest stands for.
 func (b *board) tends(fleet types.NamespacedName, path string, id object.ID, digest string) (tends, known bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -164,8 +152,9 @@ func (b *board) tends(fleet types.NamespacedName, path string, id object.ID, dig
 	if f == nil || f.view == nil {
 		return false, false
 	}
-	for path := range f.view.paths {
-		if f.renderings[path] == nil {
+	for other := range f.view.paths {
+		if f.renderings[other] == nil {
+			f.waiting[path] = true
 			return false, false
 		}
 	}

@@ -278,6 +278,29 @@ func TestBoardLeavesLately(t *testing.T) {
 	}
 }
 
+// Who can't tell yet whether it looks after a shared Namespace is asked when that is known.
+func TestBoardTends(t *testing.T) {
+	b := newBoardBed(t)
+	const shared = `{apiVersion: v1, kind: Namespace, metadata: {name: x}}`
+	v := viewOf("1", map[string]string{"a": shared, "b": shared, "c": ""}, "a", "b", "c")
+	b.publish(v)
+	b.store("a", b.render("a", v))
+	b.store("b", b.render("b", v))
+	id := object.ID{Kind: "Namespace", Name: "x"}
+	digest := b.fleets[testFleet].renderings["clusters/b"].claims[id].digest
+	if _, known := b.tends(testFleet, "clusters/b", id, digest); known {
+		t.Error("known before all are rendered")
+	}
+	if got := b.store("c", b.render("c", v)); !slices.Equal(got, []string{planner.OverlayName("fleet", "clusters/b")}) {
+		t.Errorf("asked: %q", got)
+	}
+	for path, want := range map[string]bool{"clusters/a": true, "clusters/b": false} {
+		if got, known := b.tends(testFleet, path, id, digest); got != want || !known {
+			t.Errorf("%s tends it: %t, known %t", path, got, known)
+		}
+	}
+}
+
 // Who waits for another overlay to take objects over is asked when that one is rendered
 // again: it may render them no more.
 func TestBoardHanded(t *testing.T) {

@@ -129,3 +129,23 @@ func TestGitCredentials(t *testing.T) {
 	w.untilFleet(v1alpha1.FetchedCondition, v1alpha1.SucceededReason)
 	w.check()
 }
+
+// Whether a Namespace is shared still is not known while the other overlay doesn't render,
+// and is found out once that does.
+func TestSharedWithBroken(t *testing.T) {
+	w := newWorld(t)
+	ns := namespaceOf("-shared")
+	a, b := overlayOf("clusters/a", ns, configMap("-shared", "of-a", "one")), overlayOf("clusters/b", ns, configMap("-shared", "of-b", "one"))
+	first := revision(w.commit(merge(a, b)))
+	w.fleet()
+	w.start()
+	w.untilApplied(first, "clusters/a", "clusters/b")
+	w.untilNamespace("clusters/a", "-shared", v1alpha1.EntryShared)
+	w.push(overlayOf("clusters/b", "{kind: ["))
+	w.untilCondition("clusters/b", v1alpha1.RenderedCondition, v1alpha1.RenderFailedReason)
+	w.reconcile("clusters/a")
+	w.untilNamespace("clusters/a", "-shared", v1alpha1.EntryShared)
+	w.push(overlayOf("clusters/b", configMap("-shared", "of-b", "one")))
+	w.untilNamespace("clusters/a", "-shared", v1alpha1.EntryApplied)
+	w.check()
+}

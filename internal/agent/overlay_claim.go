@@ -66,10 +66,8 @@ func (run *overlayRun) share() {
 			e.State, e.Digest = v1alpha1.EntryShared, ""
 		case e.State == v1alpha1.EntryShared && !run.shared[id] && slices.Contains(namespaces, id):
 			run.shared[id] = true
-			if run.board.fails(run.fleetName) {
-				continue // what that one renders isn't known
-			}
-			if settled, _ := run.board.settle(run.fleetName, run.overlay.Spec.Path); settled {
+			// What an overlay renders that fails isn't known.
+			if settled, failing := run.board.settle(run.fleetName, run.overlay.Spec.Path); settled && len(failing) == 0 {
 				e.State, e.Digest = v1alpha1.EntryIntent, ""
 				delete(run.shared, id)
 			}
