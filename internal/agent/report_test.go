@@ -136,7 +136,15 @@ func TestManyContexts(t *testing.T) {
 		path := fmt.Sprintf("clusters/c%02d", i)
 		paths, want["capstan/fleet/"+path] = append(paths, path), doneText
 	}
-	h.untilApplied(revision(first), paths...) // one after the other: so many take long
+	h.untilApplied(revision(first), paths...) // one after the other: so many take long, and so do their statuses
+	for _, path := range paths {
+		h.eventually(path+" is reported", func() string {
+			if got := h.statuses(first)["capstan/fleet/"+path]; got != doneText {
+				return fmt.Sprintf("%q", got)
+			}
+			return ""
+		})
+	}
 	h.untilStatuses(first, want)
 
 	h.patchFleet(func(f *v1alpha1.FleetSpec) { f.Forge.MaxContexts = ptr.To[int32](10) })
