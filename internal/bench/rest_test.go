@@ -3,6 +3,8 @@ package bench
 import (
 	"fmt"
 	"maps"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -17,12 +19,18 @@ import (
 	"capstan.dev/capstan/internal/testenv"
 )
 
-// TestRest prints what a large fleet with all its Machines costs the agent when nothing
-// happens, and when nothing happens that matters.
+// TestRest prints what a large fleet with all its Machines costs the agent at a start, when
+// nothing happens, and when nothing happens that matters. CAPSTAN_BENCH_AGENTS lists
+// programs to compare on the same fleet, separated by commas; a script that ends with
+// exec may set their environment.
 func TestRest(t *testing.T) {
 	n := number("CAPSTAN_BENCH_REST_OVERLAYS", 1000)
 	period := time.Duration(number("CAPSTAN_BENCH_REST_SECONDS", 60)) * time.Second
 	b := &bench{T: t, n: n, repo: gittest.NewRepo(t), binary: build(t)}
+	agents := []string{b.binary}
+	if list := os.Getenv("CAPSTAN_BENCH_AGENTS"); list != "" {
+		agents = strings.Split(list, ",")
+	}
 	files := repository(n)
 	for i := range n {
 		files[overlayPatch(i)] = patchFor(i, workers)
@@ -37,28 +45,41 @@ func TestRest(t *testing.T) {
 	b.stopAgent() // the controllers have the machine to themselves
 	c := newControllers(t)
 	c.converge(n)
+	for _, b.binary = range agents {
+		t.Log(filepath.Base(b.binary))
+		b.rest(c, period)
+	}
+}
 
-	mark := env.Mark(t)
+// rest measures one agent on a fleet that has converged.
+func (b *bench) rest(c *controllers, period time.Duration) {
+	b.Helper()
+	start := time.Now()
 	b.startAgent()
+	b.await("convergence", b.calm) // those that have converged before are rendered without a request
 	b.await("convergence", func() bool {
 		time.Sleep(time.Second)
-		return strings.HasPrefix(b.phases(), fmt.Sprint(n, " ", v1alpha1.PhaseConverged))
+		return strings.HasPrefix(b.phases(), fmt.Sprint(b.n, " ", v1alpha1.PhaseConverged))
 	})
-	b.settle(mark, time.Now())
-	b.during("after a start", 0, nil)
-	b.during("at rest", period, nil)
-	b.during("at rest, 5 minutes later", period, func() { time.Sleep(4 * period) })
-	b.during("every Machine written once", 0, func() { c.churn(max(period, time.Minute)) })
-	b.during("at rest, 5 minutes later", period, func() { time.Sleep(5 * period) })
+	b.during(fmt.Sprintf("a start: %.0f s, CPU %.1f s", time.Since(start).Seconds(), cpu(b.agent.Process.Pid)), 0, nil)
+	b.during("rest", period, nil)
+	b.during("more of it", period, nil)
+	b.during("every Machine written once", 0, func() { c.churn(period) })
+	b.during("rest", period, nil)
+	b.during("more of it", period, nil)
+	b.stopAgent()
+}
+
+// calm tells whether the agent has done next to nothing for a while.
+func (b *bench) calm() bool {
+	used := cpu(b.agent.Process.Pid)
+	time.Sleep(5 * time.Second)
+	return cpu(b.agent.Process.Pid)-used < 0.1
 }
 
 // during prints what the agent does while act runs, or for a while, and what it has afterwards.
 func (b *bench) during(name string, period time.Duration, act func()) {
 	b.Helper()
-	if act != nil && period > 0 {
-		act()
-		act = nil
-	}
 	mark, start, used := env.Mark(b.T), time.Now(), cpu(b.agent.Process.Pid)
 	if act != nil {
 		act()
