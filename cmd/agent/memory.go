@@ -7,45 +7,55 @@ import (
 	"time"
 )
 
-// restPeriod is how long little must have happened for the agent to be at rest, and
-// restBytes is what it may allocate in that time.
+// The agent is quiet once it has allocated less than quietBytes in a quietPeriod. Giving
+// memory back takes a collection, so it has to be worth at least worthBytes.
 const (
-	restPeriod = time.Minute
-	restBytes  = 16 << 20
+	quietPeriod = 10 * time.Second
+	quietBytes  = 4 << 20
+	worthBytes  = 32 << 20
 )
 
-// releaseMemory gives memory back to the system when the agent comes to rest. While it is
-// busy the collector lets the heap grow to three times what is kept, and Go holds on to
-// that for long after.
+// releaseMemory gives memory back to the system whenever the agent comes to rest. Go holds
+// on to what it needed while it was busy: without work there is no collection for minutes,
+// and one leaves room for as much garbage again.
 func releaseMemory(ctx context.Context) error {
-	tick := time.NewTicker(restPeriod)
+	tick := time.NewTicker(quietPeriod)
 	defer tick.Stop()
-	sample := []metrics.Sample{{Name: "/gc/heap/allocs:bytes"}}
-	var r resting
+	var h holding
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-tick.C:
-			metrics.Read(sample)
-			if r.comes(sample[0].Value.Uint64()) {
+			if h.release(memoryUse()) {
 				debug.FreeOSMemory()
+				_, h.kept = memoryUse()
 			}
 		}
 	}
 }
 
-// resting tells when the agent comes to rest.
-type resting struct {
-	allocated uint64
-	already   bool
+// memoryUse returns how many bytes have been allocated since the start, and how many
+// are held now, garbage and free memory included.
+func memoryUse() (allocated, held uint64) {
+	s := []metrics.Sample{
+		{Name: "/gc/heap/allocs:bytes"}, {Name: "/memory/classes/total:bytes"}, {Name: "/memory/classes/heap/released:bytes"},
+	}
+	metrics.Read(s)
+	return s[0].Value.Uint64(), s[1].Value.Uint64() - s[2].Value.Uint64()
 }
 
-// comes reports whether a period was the first one of a rest, by what has been allocated
-// since the start.
-func (r *resting) comes(allocated uint64) bool {
-	quiet := allocated-r.allocated < restBytes
-	first := quiet && !r.already
-	r.allocated, r.already = allocated, quiet
-	return first
+// holding tells when it is time to give memory back.
+type holding struct {
+	// allocated is what had been allocated a period ago.
+	allocated uint64
+	// kept is what was held after memory was given back last.
+	kept uint64
+}
+
+// release reports whether the period was quiet and enough is held that wasn't then.
+func (h *holding) release(allocated, held uint64) bool {
+	quiet := allocated-h.allocated < quietBytes
+	h.allocated = allocated
+	return quiet && held >= h.kept+worthBytes
 }

@@ -8,7 +8,6 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
-	"runtime/debug"
 	"time"
 
 	"github.com/go-logr/logr"
@@ -121,10 +120,6 @@ func run(ctx context.Context, a *app, o runOptions) error {
 		return err
 	}
 	render.Prime()
-	if os.Getenv("GOGC") == "" {
-		// Renders make much garbage and keep little: memory for time.
-		debug.SetGCPercent(200)
-	}
 	if err := mgr.Add(manager.RunnableFunc(releaseMemory)); err != nil {
 		return fmt.Errorf("set the release of memory up: %w", err)
 	}
