@@ -243,6 +243,7 @@ func (s *setup) overlays() error {
 		doubts:   &doubts{since: map[types.NamespacedName]time.Time{}},
 		turns:    &turns{held: map[types.NamespacedName]*turn{}},
 		written:  &written{clock: s.Clock, last: map[types.NamespacedName]*v1alpha1.ClusterOverlay{}, times: map[types.NamespacedName]time.Time{}, entries: map[types.NamespacedName]recorded{}},
+		still:    &still{seen: map[types.NamespacedName]sameState{}},
 		attempts: &attempts{first: s.RetryFirst, most: s.RetryMost, count: map[types.NamespacedName]int{}},
 	}
 	progress := &progressReconciler{overlayReconciler: r}

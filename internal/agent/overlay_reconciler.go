@@ -58,6 +58,7 @@ type overlayReconciler struct {
 	turns    *turns
 	written  *written
 	doubts   *doubts
+	still    *still
 	attempts *attempts
 }
 

@@ -19,7 +19,8 @@ import (
 
 const (
 	// steady is how long what controllers say of an object without observedGeneration
-	// must stand after the apply before it is believed: they may not have seen it yet.
+	// must stand before it is believed, after the apply and after it has changed: they
+	// may not have seen it yet, or what they made of it not be seen.
 	steady = time.Second
 	// confirmRetry is when to try again to confirm that the machines are there.
 	confirmRetry = time.Second
@@ -48,10 +49,11 @@ func (run *overlayRun) assess(ctx context.Context) time.Duration {
 	}
 	now := run.clock.Now()
 	report := run.report(view)
+	still := run.still.since(run.name, report.Unversioned, now)
 	converged := run.hasConverged()
 	recheck := time.Duration(0)
 	if report.Phase == v1alpha1.PhaseConverged && !(converged && run.progress().Phase == v1alpha1.PhaseConverged) {
-		report, recheck = run.confirm(ctx, view, report)
+		report, recheck = run.confirm(ctx, view, report, still)
 	}
 	if report.Phase == v1alpha1.PhaseConverged && !converged && run.strayed(ctx) {
 		// The machines are as the live objects say, which is not what Git says.
@@ -130,13 +132,18 @@ func (run *overlayRun) report(view live.View) capi.Report {
 
 // confirm makes sure that the machines are there before that is said for the first
 // time: the watches may lag behind, so the Machines are read anew.
-func (run *overlayRun) confirm(ctx context.Context, view live.View, report capi.Report) (capi.Report, time.Duration) {
+//
+// still is when what controllers say of objects without observedGeneration changed last.
+func (run *overlayRun) confirm(ctx context.Context, view live.View, report capi.Report, still time.Time) (capi.Report, time.Duration) {
 	hold := func(why string, again time.Duration) (capi.Report, time.Duration) {
 		report.Phase, report.Message = v1alpha1.PhaseProgressing, why
 		return report, again
 	}
 	stood := run.progress().Phase == v1alpha1.PhaseConverged // nothing was sent since
-	if left := steady - run.clock.Since(run.appliedAt()); left > 0 && report.Unversioned != "" && !stood {
+	if applied := run.appliedAt(); still.Before(applied) {
+		still = applied
+	}
+	if left := steady - run.clock.Since(still); left > 0 && report.Unversioned != "" && !stood {
 		return hold("everything is there; it is watched for a moment whether it stays so", left)
 	}
 	machines, err := run.objects.Machines(ctx, run.name)

@@ -53,6 +53,7 @@ func (r *progressReconciler) Reconcile(ctx context.Context, req ctrl.Request) (c
 		if apierrors.IsNotFound(err) {
 			r.objects.Forget(req.NamespacedName)
 			r.doubts.left(req.NamespacedName, false, r.clock.Now())
+			r.still.since(req.NamespacedName, "", r.clock.Now())
 		}
 		return ctrl.Result{}, client.IgnoreNotFound(err)
 	}

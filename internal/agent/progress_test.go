@@ -1,15 +1,19 @@
 package agent
 
 import (
+	"context"
 	"sync"
 	"testing"
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/types"
+	clocktesting "k8s.io/utils/clock/testing"
 
 	"capstan.dev/capstan/api/v1alpha1"
 	"capstan.dev/capstan/internal/capi"
+	"capstan.dev/capstan/internal/live"
 	"capstan.dev/capstan/internal/source"
 )
 
@@ -100,6 +104,61 @@ func TestDoubtful(t *testing.T) {
 			c.change(&r)
 			if got := doubtful(r); got != c.want {
 				t.Errorf("%t, want %t", got, c.want)
+			}
+		})
+	}
+}
+
+// What controllers say of objects without a generation stands since it changed last.
+func TestStill(t *testing.T) {
+	s, name, start := &still{seen: map[types.NamespacedName]sameState{}}, types.NamespacedName{Name: "a"}, time.Now()
+	for i, step := range []struct {
+		state string
+		want  time.Duration
+	}{{"x", 0}, {"x", 0}, {"y", 2}, {"y", 2}, {"x", 4}} {
+		if got := s.since(name, step.state, start.Add(time.Duration(i))); got != start.Add(step.want) {
+			t.Errorf("step %d, %s: since %d, want %d", i, step.state, got.Sub(start), step.want)
+		}
+	}
+	s.since(types.NamespacedName{Name: "b"}, "x", start)
+	s.since(name, "", start)
+	if len(s.seen) != 1 || s.seen[name].state != "" {
+		t.Errorf("on record: %v", s.seen)
+	}
+}
+
+// noMachines are live objects without Machines.
+type noMachines struct{ LiveObjects }
+
+func (noMachines) Machines(context.Context, types.NamespacedName) ([]*unstructured.Unstructured, error) {
+	return nil, nil
+}
+
+// What has no generation is believed once it stood for a moment, after the apply and after it
+// changed last.
+func TestConfirmWaits(t *testing.T) {
+	now := time.Date(2026, 1, 1, 0, 0, 10, 0, time.UTC)
+	ago := func(d time.Duration) time.Time { return now.Add(-d) }
+	for name, c := range map[string]struct {
+		unversioned    string
+		applied, still time.Time
+		want           v1alpha1.Phase
+		again          time.Duration
+	}{
+		"applied just now":          {"x", ago(time.Second), ago(time.Minute), v1alpha1.PhaseProgressing, time.Second},
+		"changed just now":          {"x", ago(time.Minute), ago(steady / 4), v1alpha1.PhaseProgressing, steady * 3 / 4},
+		"neither":                   {"x", ago(time.Minute), ago(steady), v1alpha1.PhaseConverged, 0},
+		"all say which generation":  {"", ago(time.Second), time.Time{}, v1alpha1.PhaseConverged, 0},
+		"a change before the apply": {"x", ago(2 * time.Second), ago(time.Hour), v1alpha1.PhaseConverged, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			run := &overlayRun{overlayReconciler: &overlayReconciler{
+				clock: clocktesting.NewFakePassiveClock(now), objects: noMachines{}, written: &written{},
+			}}
+			run.status.History = []v1alpha1.HistoryEntry{{Time: metav1.NewTime(c.applied)}}
+			report, again := run.confirm(t.Context(), live.View{}, capi.Report{Phase: v1alpha1.PhaseConverged, Unversioned: c.unversioned}, c.still)
+			if report.Phase != c.want || again != c.again {
+				t.Errorf("%s, again after %s; want %s, %s", report.Phase, again, c.want, c.again)
 			}
 		})
 	}
