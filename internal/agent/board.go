@@ -109,6 +109,11 @@ type rendering struct {
 	desired string
 }
 
+// same reports whether a rendering is no news to anybody.
+func (r *rendering) same(next *rendering) bool {
+	return r != nil && r.sequence == next.sequence && r.digest == next.digest && (r.err == nil) == (next.err == nil)
+}
+
 // board is the agent's memory of all fleets. Everything on it can be rebuilt from
 // Git and the custom resources. It is safe for concurrent use.
 type board struct {
@@ -142,8 +147,7 @@ type fleetBoard struct {
 	// owned before is in the view that was published just before.
 	created map[string]types.UID
 	// owned lists, by path, what overlays own and are not approved to lose, also those
-	// that have lost their directory. Who has said nothing of that yet, or approved
-	// everything, may lack.
+	// that have lost their directory. Who has said nothing of that yet may lack.
 	owned map[string][]object.ID
 }
 
@@ -394,7 +398,9 @@ func (b *board) rendered(fleet types.NamespacedName, path string, r *rendering, 
 		}
 	}
 	f.store(path, r)
-	f.wake(touched)
+	if !previous.same(r) { // else those who wait and render each time would wake each other for ever
+		f.wake(touched)
+	}
 	settled := f.settled()
 	b.mu.Unlock()
 	if settled && b.settled != nil {

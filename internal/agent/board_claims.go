@@ -143,8 +143,9 @@ func (f *fleetBoard) claimants(path string, ids []object.ID) map[object.ID]strin
 
 // tends reports whether an overlay is the one of those sharing a Namespace that looks
 // after it: the first of them. known is false while some overlay has not been rendered
-// since the start, and the overlay is asked again once all are; or while one of them may
-// be about to apply something else than what the digest stands for.
+// since the start; the overlay is asked again once all are. None does while one of them
+// renders something else than what the digest stands for: it is about to be applied, or
+// Git has to be mended.
 func (b *board) tends(fleet types.NamespacedName, path string, id object.ID, digest string) (tends, known bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -160,7 +161,7 @@ func (b *board) tends(fleet types.NamespacedName, path string, id object.ID, dig
 	}
 	for _, other := range f.claimedBy[id] {
 		if f.renderings[other].claims[id].digest != digest {
-			return false, false
+			return false, true
 		}
 	}
 	return len(f.claimedBy[id]) > 0 && slices.Min(f.claimedBy[id]) == path, true
@@ -211,7 +212,7 @@ func (b *board) tooMany(fleet types.NamespacedName, path string, most int) int {
 	defer b.mu.Unlock()
 	f := b.fleets[fleet]
 	if f == nil || f.view == nil {
-		return 0
+		return most + 1 // it isn't known
 	}
 	n := 0
 	for path := range f.owned {

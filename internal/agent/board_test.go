@@ -299,6 +299,27 @@ func TestBoardTends(t *testing.T) {
 			t.Errorf("%s tends it: %t, known %t", path, got, known)
 		}
 	}
+	if got, known := b.tends(testFleet, "clusters/a", id, "another"); got || !known {
+		t.Errorf("with something else on record: %t, known %t", got, known)
+	}
+}
+
+// Who waits for an overlay that fails, and renders each time, doesn't wake itself by that.
+func TestBoardSameAgain(t *testing.T) {
+	b := newBoardBed(t)
+	v := viewOf("1", map[string]string{"a": one, "b": "{kind: ["}, "a", "b")
+	b.publish(v)
+	b.store("b", b.render("b", v))
+	b.store("a", b.render("a", v))
+	if _, failing := b.settle(testFleet, "clusters/a"); len(failing) != 1 {
+		t.Fatalf("failing: %q", failing)
+	}
+	if got := b.store("a", b.render("a", v)); len(got) > 0 {
+		t.Errorf("the same again: asked %q", got)
+	}
+	if got := b.store("b", b.render("a", v)); !slices.Contains(got, planner.OverlayName("fleet", "clusters/a")) {
+		t.Errorf("b is mended: asked %q", got)
+	}
 }
 
 // Who waits for another overlay to take objects over is asked when that one is rendered

@@ -1,6 +1,9 @@
 package agent_test
 
 import (
+	"net/http"
+	"strings"
+	"sync"
 	"testing"
 
 	"capstan.dev/capstan/api/v1alpha1"
@@ -34,6 +37,37 @@ func TestCapApproved(t *testing.T) {
 	w.untilCondition("clusters/c", v1alpha1.PendingDeletionCondition, v1alpha1.AwaitingApprovalReason)
 	w.finalizers("ConfigMap", "/b")
 	w.untilGone("ConfigMap", "/b")
+	w.check()
+}
+
+// What an overlay is just being given counts as soon as it is on record.
+func TestCapFirstApply(t *testing.T) {
+	w := newWorld(t)
+	overlay := func(name string) map[string]string {
+		return overlayOf("clusters/"+name, configMap("", name, "1"), configMap("", name+"-more", "1"))
+	}
+	arrived, free := make(chan struct{}), make(chan struct{})
+	var once sync.Once
+	w.wire = func(next http.RoundTripper) http.RoundTripper {
+		return roundTripper(func(r *http.Request) (*http.Response, error) {
+			if r.Method == http.MethodPatch && strings.HasSuffix(r.URL.Path, "/configmaps/a") {
+				once.Do(func() { close(arrived) })
+				<-free
+			}
+			return next.RoundTrip(r)
+		})
+	}
+	first := revision(w.commit(merge(overlay("b"), overlay("z"))))
+	one := int32(1)
+	w.fleet(func(f *v1alpha1.Fleet) { f.Spec.Deletion.MaxClusters = &one })
+	w.start()
+	w.untilApplied(first, "clusters/b", "clusters/z")
+	w.push(overlay("a"))
+	<-arrived
+	w.remove("clusters/a", "clusters/b")
+	w.untilCondition("clusters/b", v1alpha1.PendingDeletionCondition, v1alpha1.PruneHeldReason, "2 overlays have lost")
+	close(free)
+	w.untilCondition("clusters/a", v1alpha1.PendingDeletionCondition, v1alpha1.PruneHeldReason, "2 overlays have lost")
 	w.check()
 }
 

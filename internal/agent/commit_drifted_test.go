@@ -73,29 +73,38 @@ func TestCommitClusterDeleting(t *testing.T) {
 	w.check()
 }
 
-// A commit that finds a Namespace of the overlay gone restores what is gone, and leaves
-// what has drifted and is held.
+// A commit that finds a Namespace of the overlay gone restores what was in it, and leaves
+// what has drifted and what takes an approval to be built anew, also if nobody has looked
+// at it yet.
 func TestCommitRestores(t *testing.T) {
 	w := newWorld(t)
 	more := func(value string) []string {
-		return []string{namespaceOf("-more"), configMap("-more", "changed", value), configMap("-more", "unchanged", "one")}
+		return []string{
+			namespaceOf("-more"), configMap("-more", "changed", value), configMap("-more", "unchanged", "one"),
+			`{apiVersion: infrastructure.cluster.x-k8s.io/v1alpha2, kind: ProxmoxCluster, metadata: {name: a, namespace: NS-a},
+ spec: {dnsServers: [192.0.2.53], allowedNodes: [pve1], ipv4Config: {addresses: [192.0.2.10-192.0.2.20], prefix: 24, gateway: 192.0.2.1, metric: 100}}}`,
+		}
 	}
 	first := revision(w.commit(clusterOf("a", "one", more("one")...)))
-	w.fleet()
+	w.fleet(reports) // else what is gone is made again as soon as it is missed
 	r := w.start()
 	w.untilApplied(first, "clusters/a")
 	w.untilInSync("clusters/a")
 	w.patch("MachineDeployment", "-a/workers", "kubectl-edit", `{"spec":{"replicas":5}}`)
-	w.untilDrift("clusters/a", "MachineDeployment workers Held Changed /spec/replicas")
-	r.stop() // else they are made again as soon as they are missed
+	w.untilDrift("clusters/a", "MachineDeployment workers Reported Changed /spec/replicas")
+	r.stop()
+	w.delete("ProxmoxCluster", "-a/a")
 	w.delete("Namespace", "-more")
 	w.delete("ConfigMap", "-more/changed")
 	w.delete("ConfigMap", "-more/unchanged")
 	w.finalize("-more")
 	second := revision(w.commit(clusterOf("a", "one", more("two")...)))
 	w.start()
-	w.untilApplied(second, "clusters/a")
-	w.untilDrift("clusters/a", "MachineDeployment workers Held Changed /spec/replicas")
+	w.until("clusters/a", "has applied what can be", func(o *v1alpha1.ClusterOverlay) bool { return o.Status.AppliedRevision == second })
+	w.untilDrift("clusters/a", "MachineDeployment workers Reported Changed /spec/replicas", "ProxmoxCluster a Reported Missing")
+	if w.live("ProxmoxCluster", "-a/a") != nil {
+		t.Error("the infrastructure is built anew")
+	}
 	if got := w.data("-more/changed"); got != "two" {
 		t.Errorf("changed: %q", got)
 	}

@@ -91,7 +91,7 @@ func (run *driftRun) correct(ctx context.Context, built *planner.Built, some []*
 	req.Seen = map[object.ID]*unstructured.Unstructured{}
 	for _, d := range some {
 		looked[d.id] = d.of
-		req.Seen[d.id] = run.live[d.id]
+		req.Seen[d.id] = run.read[d.id]
 	}
 	req.Same = func(id object.ID, live *unstructured.Unstructured) bool { return run.stateOf(live) == looked[id] }
 	report, err := applier.Apply(ctx, req)

@@ -15,6 +15,7 @@ import (
 	"capstan.dev/capstan/internal/capi"
 	"capstan.dev/capstan/internal/commitstatus"
 	"capstan.dev/capstan/internal/drift"
+	"capstan.dev/capstan/internal/inventory"
 	"capstan.dev/capstan/internal/object"
 	"capstan.dev/capstan/internal/planner"
 )
@@ -103,7 +104,7 @@ func (run *driftRun) examine(ctx context.Context, built *planner.Built, some []*
 		}
 		d.examination = run.judged(d, o)
 		d.of, d.version, d.at = run.stateOf(o.Before), d.seen.ResourceVersion, run.clock.Now()
-		run.live[d.id] = o.Before
+		run.read[d.id] = o.Before
 		if d.taken() {
 			run.again(takenRetry)
 		}
@@ -278,4 +279,15 @@ func (r *renders) make(ctx context.Context) error {
 	}
 	r.applied.Share(run.sharedOnRecord())
 	return nil
+}
+
+// sharedOnRecord are the Namespaces that are on record as shared.
+func (run *driftRun) sharedOnRecord() map[object.ID]bool {
+	shared := map[object.ID]bool{}
+	for _, e := range run.status.Inventory {
+		if e.State == v1alpha1.EntryShared {
+			shared[inventory.IDOf(e.ObjectReference)] = true
+		}
+	}
+	return shared
 }

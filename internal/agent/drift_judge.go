@@ -93,9 +93,7 @@ func judgeDriftStep(_ context.Context, run *driftRun) error {
 		switch {
 		case !ours:
 		case !known:
-			run.late = true
-			run.again(clusterRetry)
-			run.keep(d)
+			run.keep(d) // what tells asks for another look
 		case !d.seen.Known:
 			if why := d.seen.Why; why == "" {
 				run.late = true

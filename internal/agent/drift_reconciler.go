@@ -34,8 +34,8 @@ type driftRun struct {
 	fleet *v1alpha1.Fleet
 	// drifted are the objects that don't say what was applied, or may not.
 	drifted []*drifted
-	// live are the objects that were read in this run, nil for one that is absent.
-	live map[object.ID]*unstructured.Unstructured
+	// read are the objects that were read in this run, nil for one that is absent.
+	read map[object.ID]*unstructured.Unstructured
 	// blind says why some objects can't be judged; late is true if the watches will deliver
 	// what is missing.
 	blind string
@@ -85,7 +85,10 @@ func (r *driftReconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl
 		return ctrl.Result{}, nil
 	}
 	r.written.newer(&overlay)
-	run := &driftRun{overlayRun: r.newRun(&overlay), examined: r.examined, failures: r.failures, live: map[object.ID]*unstructured.Unstructured{}}
+	run := &driftRun{
+		overlayRun: r.newRun(&overlay), examined: r.examined, failures: r.failures,
+		read: map[object.ID]*unstructured.Unstructured{},
+	}
 	known, err := run.prepare(ctx)
 	if err != nil || !known {
 		return ctrl.Result{}, err

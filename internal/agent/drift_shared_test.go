@@ -152,3 +152,24 @@ func TestDriftSharedUnawares(t *testing.T) {
 	}
 	w.check()
 }
+
+// One that an overlay has to apply again stays shared.
+func TestDriftSharedHalted(t *testing.T) {
+	w := newWorld(t)
+	ns := namespaceOf("-shared")
+	overlay := func(v string) map[string]string { return clusterOf("a", v, ns) }
+	first := revision(w.commit(merge(overlay("one"), overlayOf("clusters/b", ns, configMap("-shared", "of-b", "one")))))
+	w.fleet()
+	w.start()
+	w.untilApplied(first, "clusters/a", "clusters/b")
+	w.untilNamespace("clusters/a", "-shared", v1alpha1.EntryShared)
+	w.untilInSync("clusters/a")
+	w.delete("Cluster", "-a/a")
+	second := w.push(overlay("two"))
+	w.untilCondition("clusters/a", v1alpha1.AppliedCondition, v1alpha1.ClusterDeletingReason)
+	w.reconcile("clusters/a")
+	w.untilApplied(second, "clusters/a")
+	w.untilNamespace("clusters/a", "-shared", v1alpha1.EntryShared)
+	w.untilInSync("clusters/a", "clusters/b")
+	w.check()
+}

@@ -131,13 +131,10 @@ func adoptStep(ctx context.Context, run *fleetRun) error {
 func leavingOverlays(existing map[string]*v1alpha1.ClusterOverlay, v *view) map[string][]object.ID {
 	leaving := map[string][]object.ID{}
 	for path, o := range existing {
-		if v.paths[path] || o.Status.PendingDeletion != nil && o.Status.PendingDeletion.Approved {
+		if v.paths[path] {
 			continue
 		}
-		leaving[path] = nil
-		for _, e := range o.Status.Inventory {
-			leaving[path] = append(leaving[path], inventory.IDOf(e.ObjectReference))
-		}
+		leaving[path] = inventory.Unapproved(o.Status.Inventory, o.Status.PendingDeletion)
 		if len(o.Status.Inventory) == 0 && o.Status.AppliedRevision == "" {
 			for _, ref := range v.adopted[o.Name] {
 				leaving[path] = append(leaving[path], inventory.IDOf(ref))

@@ -16,6 +16,7 @@ import (
 
 	"capstan.dev/capstan/api/v1alpha1"
 	"capstan.dev/capstan/internal/apply"
+	"capstan.dev/capstan/internal/capi"
 	"capstan.dev/capstan/internal/drift"
 	"capstan.dev/capstan/internal/inventory"
 	"capstan.dev/capstan/internal/object"
@@ -141,8 +142,9 @@ func (run *overlayRun) send(ctx context.Context, ids []object.ID, known map[obje
 }
 
 // restore applies objects that lack something which was applied long ago, such as
-// their Namespace, and everything else that is gone. What is there but differs is
-// none of a commit's business that doesn't change it: it may be held for an approval.
+// their Namespace, and with them what else is gone. What is there but differs is none
+// of the business of a commit that doesn't change it, nor is what takes an approval to
+// be built anew: drift sees to both.
 func (run *overlayRun) restore(ctx context.Context, applier Applier, req apply.Request, ids []object.ID) (apply.Report, error) {
 	req.Objects, req.ReadAll = run.built.Objects, true
 	report, err := applier.DryRun(ctx, req)
@@ -150,7 +152,9 @@ func (run *overlayRun) restore(ctx context.Context, applier Applier, req apply.R
 		return report, err
 	}
 	for _, o := range report.Outcomes {
-		if o.Action == apply.ActionCreated && !run.awaitsApproval(o.ID) {
+		// Not checked is what lay in the Namespace that is gone.
+		gone := o.Before == nil && (o.Action == apply.ActionCreated || o.Action == apply.ActionNotChecked)
+		if gone && !slices.ContainsFunc(run.built.Pick([]object.ID{o.ID}), rebuilds) {
 			ids = append(ids, o.ID)
 		}
 	}
@@ -158,11 +162,9 @@ func (run *overlayRun) restore(ctx context.Context, applier Applier, req apply.R
 	return applier.Apply(ctx, req)
 }
 
-// awaitsApproval reports whether the correction of an object is held.
-func (run *overlayRun) awaitsApproval(id object.ID) bool {
-	return slices.ContainsFunc(run.status.Drift, func(d v1alpha1.DriftedObject) bool {
-		return d.Action == v1alpha1.DriftHeld && !d.Approved && inventory.IDOf(d.ObjectReference) == id
-	})
+// rebuilds reports whether making an object anew takes an approval.
+func rebuilds(u *unstructured.Unstructured) bool {
+	return slices.ContainsFunc(capi.Consequences(nil, u), capi.Consequence.Disruptive)
 }
 
 // made reports whether the Cluster of an overlay was applied, and Git has not changed
@@ -311,7 +313,9 @@ func (run *overlayRun) halted(halt *apply.Error) error {
 		}
 	}
 	run.fail(v1alpha1.AppliedCondition, halt.Reason, halt.Message)
-	run.handled()
+	if halt.Reason != v1alpha1.ClusterDeletingReason {
+		run.handled() // else a request is an approval to build the cluster anew once it is gone
+	}
 	run.again(clusterRetry)
 	// Objects that have left Git are still shown, but none of them is deleted.
 	return nil

@@ -62,7 +62,7 @@ func (run *overlayRun) share() {
 	for i := range run.status.Inventory {
 		e := &run.status.Inventory[i]
 		switch id := inventory.IDOf(e.ObjectReference); {
-		case e.State == v1alpha1.EntryApplied && run.shared[id]:
+		case (e.State == v1alpha1.EntryApplied || e.State == v1alpha1.EntryIntent) && run.shared[id]:
 			e.State, e.Digest = v1alpha1.EntryShared, ""
 		case e.State == v1alpha1.EntryShared && !run.shared[id] && slices.Contains(namespaces, id):
 			run.shared[id] = true
@@ -105,15 +105,4 @@ func (run *overlayRun) wakeFormer(from map[object.ID]string) {
 	for _, name := range slices.Sorted(maps.Values(from)) {
 		run.board.enqueue(types.NamespacedName{Namespace: run.name.Namespace, Name: name})
 	}
-}
-
-// sharedOnRecord are the Namespaces that are on record as shared.
-func (run *overlayRun) sharedOnRecord() map[object.ID]bool {
-	shared := map[object.ID]bool{}
-	for _, e := range run.status.Inventory {
-		if e.State == v1alpha1.EntryShared {
-			shared[inventory.IDOf(e.ObjectReference)] = true
-		}
-	}
-	return shared
 }

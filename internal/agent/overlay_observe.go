@@ -11,7 +11,6 @@ import (
 
 	"capstan.dev/capstan/api/v1alpha1"
 	"capstan.dev/capstan/internal/inventory"
-	"capstan.dev/capstan/internal/object"
 	"capstan.dev/capstan/internal/planner"
 )
 
@@ -69,13 +68,7 @@ func (run *overlayRun) own() {
 	if run.view == nil || run.misnamed() || !covers(run.view, run.board, run.fleetName, run.overlay) {
 		return
 	}
-	var ids []object.ID
-	if p := run.status.PendingDeletion; p == nil || !p.Approved {
-		for _, e := range run.status.Inventory {
-			ids = append(ids, inventory.IDOf(e.ObjectReference))
-		}
-	}
-	run.board.own(run.fleetName, run.overlay.Spec.Path, ids)
+	run.board.own(run.fleetName, run.overlay.Spec.Path, inventory.Unapproved(run.status.Inventory, run.status.PendingDeletion))
 }
 
 // suspended reports whether the overlay or its Fleet is suspended. Such an overlay

@@ -159,7 +159,6 @@ func (run *overlayRun) pruneRound(ctx context.Context, desired []inventory.Desir
 		if err := run.save(ctx); err != nil {
 			return false, err
 		}
-		run.own() // it doesn't count against the limit any more
 		return true, run.dropApproval(ctx)
 	}
 	run.lookAgain(in.Candidates, handing)

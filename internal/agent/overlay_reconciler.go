@@ -228,7 +228,6 @@ func (run *overlayRun) record(ctx context.Context) error {
 		if err := run.save(ctx); err != nil {
 			return err
 		}
-		run.own()
 	}
 	run.announce()
 	return nil
@@ -287,6 +286,7 @@ func (run *overlayRun) save(ctx context.Context) error {
 		return fmt.Errorf("record the status: %w", err)
 	}
 	run.written.remember(run.overlay)
+	run.own() // from here on it is on record
 	return nil
 }
 

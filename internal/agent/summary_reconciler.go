@@ -40,7 +40,7 @@ func (r *summaryReconciler) Reconcile(ctx context.Context, req ctrl.Request) (ct
 		if settled && observed != "" && f.Status.ObservedRevision == observed {
 			reached(f, overlays.Items)
 		}
-		ready := fleetReadiness(f, counts)
+		ready := fleetReadiness(f, counts, settled)
 		setCondition(&f.Status.Conditions, f.Generation, v1alpha1.ReadyCondition, ready.Status, ready.Reason, ready.Message)
 	})
 	return ctrl.Result{}, err
@@ -167,8 +167,9 @@ func StateOf(o *v1alpha1.ClusterOverlay) State {
 	}
 }
 
-// fleetReadiness is the first thing that is wrong with a Fleet.
-func fleetReadiness(f *v1alpha1.Fleet, n v1alpha1.OverlayCounts) metav1.Condition {
+// fleetReadiness is the first thing that is wrong with a Fleet. settled says that every
+// overlay has heard of the newest commit.
+func fleetReadiness(f *v1alpha1.Fleet, n v1alpha1.OverlayCounts, settled bool) metav1.Condition {
 	if f.Spec.Suspend {
 		return metav1.Condition{Status: metav1.ConditionUnknown, Reason: v1alpha1.SuspendedReason, Message: "the Fleet is suspended"}
 	}
@@ -197,7 +198,7 @@ func fleetReadiness(f *v1alpha1.Fleet, n v1alpha1.OverlayCounts) metav1.Conditio
 		return of(metav1.ConditionUnknown, v1alpha1.WaitingReason, n.Waiting, "wait for somebody")
 	case n.Progressing > 0:
 		return of(metav1.ConditionUnknown, v1alpha1.ProgressingReason, n.Progressing, "are under way")
-	case n.Suspended == 0 && f.Status.ConvergedRevision != f.Status.ObservedRevision:
+	case f.Status.ConvergedRevision != f.Status.ObservedRevision && (n.Suspended == 0 || !settled):
 		// Some of them may not have heard of it, and speak of the commit before.
 		return metav1.Condition{Status: metav1.ConditionUnknown, Reason: v1alpha1.ProgressingReason, Message: "the newest commit is being looked at"}
 	default:

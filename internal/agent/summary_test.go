@@ -31,7 +31,7 @@ func TestFleetReadiness(t *testing.T) {
 		"OverlaysStalled":               {stuck, pending, underWay},
 		v1alpha1.ConvergedReason:        {converged, converged},
 	} {
-		if got := fleetReadiness(f, Count(overlays)); got.Reason != want {
+		if got := fleetReadiness(f, Count(overlays), true); got.Reason != want {
 			t.Errorf("%s: %s", got.Reason, got.Message)
 		}
 	}
@@ -44,14 +44,16 @@ func TestReadinessOfNewCommit(t *testing.T) {
 	for _, kind := range []string{v1alpha1.FetchedCondition, v1alpha1.DiscoveredCondition} {
 		setCondition(&f.Status.Conditions, 1, kind, metav1.ConditionTrue, v1alpha1.SucceededReason, "")
 	}
-	if got := fleetReadiness(f, v1alpha1.OverlayCounts{Total: 2, Converged: 2}); got.Status != metav1.ConditionUnknown || got.Reason != v1alpha1.ProgressingReason {
+	if got := fleetReadiness(f, v1alpha1.OverlayCounts{Total: 2, Converged: 2}, true); got.Status != metav1.ConditionUnknown || got.Reason != v1alpha1.ProgressingReason {
 		t.Errorf("%s %s: %s", got.Status, got.Reason, got.Message)
 	}
-	if got := fleetReadiness(f, v1alpha1.OverlayCounts{Total: 2, Converged: 1, Suspended: 1}); got.Status != metav1.ConditionTrue {
-		t.Errorf("with a suspended overlay: %s %s: %s", got.Status, got.Reason, got.Message)
+	for settled, want := range map[bool]metav1.ConditionStatus{false: metav1.ConditionUnknown, true: metav1.ConditionTrue} {
+		if got := fleetReadiness(f, v1alpha1.OverlayCounts{Total: 2, Converged: 1, Suspended: 1}, settled); got.Status != want {
+			t.Errorf("with a suspended overlay, settled %t: %s %s: %s", settled, got.Status, got.Reason, got.Message)
+		}
 	}
 	f.Status.ConvergedRevision = "3"
-	if got := fleetReadiness(f, v1alpha1.OverlayCounts{Total: 2, Converged: 2}); got.Status != metav1.ConditionTrue {
+	if got := fleetReadiness(f, v1alpha1.OverlayCounts{Total: 2, Converged: 2}, false); got.Status != metav1.ConditionTrue {
 		t.Errorf("at the newest commit: %s %s: %s", got.Status, got.Reason, got.Message)
 	}
 }

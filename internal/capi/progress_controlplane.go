@@ -142,9 +142,13 @@ func judgeTalos(o *overlay, u *unstructured.Unstructured, v *verdict) {
 	v.replicas(u, want, []string{"status", "replicas"}, []string{"status", "readyReplicas"})
 	v.replicas(u, 0, []string{"status", "unavailableReplicas"})
 	v.version(u)
+	v.sums(before)
+	before = len(v.findings)
 	// It tells the truth only when it is False: see the strategy OnDelete.
 	v.notFalse(derived, u, "MachinesSpecUpToDate")
-	v.sums(before)
+	if !slices.ContainsFunc(o.ownedBy(id), func(m *machine) bool { return m.infra == nil }) {
+		v.sums(before) // else it may know of what is not looked at: see MadeOf
+	}
 	before = len(v.findings)
 	v.must(derived, u, clusterv1.ReadyCondition)
 	if readyFollows(u) {

@@ -106,7 +106,9 @@ func judgeMachineDeployment(o *overlay, u *unstructured.Unstructured, v *verdict
 	v.mustNot(u, clusterv1.MachineDeploymentRollingOutCondition, clusterv1.ScalingUpCondition, clusterv1.ScalingDownCondition,
 		clusterv1.RemediatingCondition)
 	v.notFalse(derived, u, clusterv1.MachinesUpToDateCondition, clusterv1.MachinesReadyCondition)
-	v.sums(before)
+	if newStyle(u) { // else its Machines don't say whether they are available, see isReady
+		v.sums(before)
+	}
 	v.mustNot(u, clusterv1.DeletingCondition)
 	if paused, _, _ := unstructured.NestedBool(u.Object, "spec", "paused"); paused && len(v.findings) > 0 {
 		v.softened(selfPaused)
@@ -171,7 +173,9 @@ func judgeCounters(set *unstructured.Unstructured, v *verdict, want int64) {
 	}
 	before := len(v.findings)
 	v.replicas(set, want, counters...)
-	v.sums(before)
+	if newStyle(set) {
+		v.sums(before)
+	}
 }
 
 func judgeMachineSet(o *overlay, u *unstructured.Unstructured, v *verdict) {

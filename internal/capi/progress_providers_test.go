@@ -159,6 +159,26 @@ func TestProgressOfOtherProviders(t *testing.T) {
 			}
 		}, v1alpha1.PhaseConverged, ""},
 
+		{"a topology beside somebody's MachineDeployment", "topology-converged", func(f *fixture) {
+			for _, u := range f.of("Machine", "MachineSet") {
+				if !strings.Contains(u.GetName(), "workers") {
+					continue
+				}
+				other := u.DeepCopy()
+				other.SetName("other-" + u.GetName())
+				labels := other.GetLabels()
+				delete(labels, "topology.cluster.x-k8s.io/owned")
+				other.SetLabels(labels)
+				owners := other.GetOwnerReferences()
+				owners[0].Name = "other-" + owners[0].Name
+				other.SetOwnerReferences(owners)
+				f.Made = append(f.Made, other)
+			}
+			for _, counter := range []string{"desiredReplicas", "replicas", "readyReplicas", "availableReplicas", "upToDateReplicas"} {
+				put(cluster(f), "status.workers."+counter, int64(2))
+			}
+		}, v1alpha1.PhaseConverged, ""},
+
 		{"a pool of a managed provider", "kubeadm-converged", func(f *fixture) { pool(f, "v1.33.1", "v1.33.1-eks-931bdca") }, v1alpha1.PhaseConverged, ""},
 		{"a pool of the version before", "kubeadm-converged", func(f *fixture) { pool(f, "v1.33.1", "v1.33.0-eks-931bdca") },
 			v1alpha1.PhaseProgressing, "has machines of version v1.33.0-eks-931bdca"},

@@ -603,6 +603,15 @@ func TestTrails(t *testing.T) {
 			behind(f)
 			drop(one(f, "Cluster"), "status.workers")
 		}, false},
+		"specifications of Machines that are looked at": {"talos-converged", specNotUpToDate, true},
+		"specifications of Machines of somebody else's infrastructure": {"talos-converged", func(f *fixture) {
+			specNotUpToDate(f)
+			f.Made = slices.DeleteFunc(f.Made, func(u *unstructured.Unstructured) bool { return u.GetKind() == "ProxmoxMachine" })
+			for _, u := range f.of("Machine") {
+				put(u, "spec.infrastructureRef.apiGroup", "infrastructure.example.com")
+			}
+			put(one(f, "TalosControlPlane"), "spec.infrastructureTemplate.apiVersion", "infrastructure.example.com/v1")
+		}, false},
 		"a topology": {"kubeadm-converged", func(f *fixture) {
 			topology(f, 0)
 			set(f, "Cluster", "WorkersAvailable", "False")
@@ -622,6 +631,13 @@ func TestTrails(t *testing.T) {
 			}
 		})
 	}
+}
+
+// specNotUpToDate has a TalosControlPlane say that its Machines are outdated.
+func specNotUpToDate(f *fixture) {
+	u := f.of("TalosControlPlane")[0]
+	conditions, _, _ := unstructured.NestedSlice(u.Object, "status", "conditions")
+	put(u, "status.conditions", append(conditions, map[string]any{"type": "MachinesSpecUpToDate", "status": "False", "reason": "RollingUpdateInProgress"}))
 }
 
 // rename makes objects of another kind, and what refers to them.

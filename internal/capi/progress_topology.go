@@ -1,7 +1,10 @@
 package capi
 
 import (
+	"slices"
+
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	clusterv1 "sigs.k8s.io/cluster-api/api/core/v1beta2"
 
 	"capstan.dev/capstan/internal/object"
 )
@@ -11,6 +14,7 @@ import (
 // other, and as many are wanted as the topology asks for.
 func (o *overlay) judgeTopology(cluster *unstructured.Unstructured, v *verdict) {
 	declared := o.declaredFor(cluster)
+	declared[RoleWorker] += o.strangers(cluster)
 	for _, role := range []Role{RoleControlPlane, RoleWorker} {
 		want, known := desiredOf(cluster, role)
 		if asked, asks := askedOf(cluster, role); asks && asked+declared[role] != want {
@@ -34,7 +38,7 @@ func (o *overlay) judgeTopology(cluster *unstructured.Unstructured, v *verdict) 
 			}
 		}
 		// Workers may be of pools, of which there are no Machines.
-		if done+others > want || done < want && !(role == RoleWorker && hasPools(cluster)) {
+		if done+others > want || done < want && !(role == RoleWorker && o.mayHavePools(cluster)) {
 			v.add(derived, "%d of %d machines are done, %d exist (%s)", done, want, done+others, role)
 		}
 		if role == RoleWorker {
@@ -61,9 +65,31 @@ func (o *overlay) topologySets(cluster *unstructured.Unstructured, want int64, v
 			have++
 		}
 	}
-	if have > want || have < want && !hasPools(cluster) {
+	if have > want || have < want && !o.mayHavePools(cluster) {
 		v.add(derived, "its MachineSets have %d of %d replicas", have, want)
 	}
+}
+
+// strangers is how many workers of a Cluster are wanted by MachineSets that are neither of
+// its topology nor declared: somebody's, or another overlay's.
+func (o *overlay) strangers(cluster *unstructured.Unstructured) (n int64) {
+	for _, set := range o.sets {
+		_, owned := set.GetLabels()[clusterv1.ClusterTopologyOwnedLabel]
+		if !owned && ClusterID(set.GetNamespace(), set.GetLabels()[ClusterLabel]) == object.IDOf(cluster) &&
+			o.ownerOfSet(set, object.IDOf(set)) == (object.ID{}) {
+			n += replicasOf(set)
+		}
+	}
+	return n
+}
+
+// mayHavePools tells whether workers of a Cluster may be of pools, of which there may be no
+// Machines.
+func (o *overlay) mayHavePools(cluster *unstructured.Unstructured) bool {
+	return hasPools(cluster) || slices.ContainsFunc(o.declared, func(d Declared) bool {
+		live := o.Live[d.ID]
+		return live != nil && d.ID.Kind == "MachinePool" && IsMachineOwner(d.ID.GroupKind()) && o.cluster(live) == cluster && len(o.ownedBy(d.ID)) == 0
+	})
 }
 
 // hasControlPlaneMachines tells whether the control plane of a Cluster is made of Machines:

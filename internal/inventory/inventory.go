@@ -166,6 +166,27 @@ func settled(e v1alpha1.InventoryEntry) bool {
 	return e.Digest != "" && (e.State == v1alpha1.EntryApplied || e.State == v1alpha1.EntryShared)
 }
 
+// Unapproved lists the objects that an overlay has and is not approved to lose. An
+// approval of everything covers what is kept as well.
+func Unapproved(entries []v1alpha1.InventoryEntry, pending *v1alpha1.PendingDeletion) []object.ID {
+	approved := map[object.ID]bool{}
+	if pending != nil && pending.Approved {
+		if pending.Reason != v1alpha1.ObjectsRemovedReason {
+			return nil
+		}
+		for _, ref := range pending.Objects {
+			approved[IDOf(ref)] = true
+		}
+	}
+	var ids []object.ID
+	for _, e := range entries {
+		if id := IDOf(e.ObjectReference); !approved[id] {
+			ids = append(ids, id)
+		}
+	}
+	return ids
+}
+
 // Leaving lists the entries whose objects are not rendered any more, Retained
 // ones included: the candidates of [PlanPrune].
 func Leaving(previous []v1alpha1.InventoryEntry, desired []Desired) []v1alpha1.InventoryEntry {

@@ -1,6 +1,7 @@
 package inventory_test
 
 import (
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -130,6 +131,36 @@ func TestLeaving(t *testing.T) {
 	}
 	if diff := cmp.Diff(want, inventory.Leaving(previous, []inventory.Desired{desired(ref("ConfigMap", "a"), "x")})); diff != "" {
 		t.Error(diff)
+	}
+}
+
+// What is approved to go doesn't count as owned. An approval of everything covers what is
+// kept as well, one of a part that part only.
+func TestUnapproved(t *testing.T) {
+	ref := func(name string) v1alpha1.ObjectReference {
+		return v1alpha1.ObjectReference{Version: "v1", Kind: "ConfigMap", Namespace: "x", Name: name}
+	}
+	entries := []v1alpha1.InventoryEntry{{ObjectReference: ref("a")}, {ObjectReference: ref("b")}}
+	pending := func(reason string, approved bool) *v1alpha1.PendingDeletion {
+		return &v1alpha1.PendingDeletion{Reason: reason, Approved: approved, Objects: []v1alpha1.ObjectReference{ref("a")}}
+	}
+	for name, test := range map[string]struct {
+		pending *v1alpha1.PendingDeletion
+		want    string
+	}{
+		"nothing pending":     {nil, "a b"},
+		"not approved":        {pending(v1alpha1.PathRemovedReason, false), "a b"},
+		"a part approved":     {pending(v1alpha1.ObjectsRemovedReason, true), "b"},
+		"everything approved": {pending(v1alpha1.PathRemovedReason, true), ""},
+		"an empty render":     {pending(v1alpha1.EmptyRenderReason, true), ""},
+	} {
+		var got []string
+		for _, id := range inventory.Unapproved(entries, test.pending) {
+			got = append(got, id.Name)
+		}
+		if strings.Join(got, " ") != test.want {
+			t.Errorf("%s: %q, want %q", name, got, test.want)
+		}
 	}
 }
 
