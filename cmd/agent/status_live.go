@@ -37,12 +37,7 @@ func readLive(ctx context.Context, c client.Client, overlay *v1alpha1.ClusterOve
 		input:  capi.ProgressInput{Live: map[object.ID]*unstructured.Unstructured{}, Now: now},
 		unread: map[object.ID]string{},
 	}}
-	held := map[object.ID]bool{}
-	if pending := overlay.Status.PendingDeletion; pending != nil && !pending.Approved {
-		for _, ref := range pending.Objects {
-			held[inventory.IDOf(ref)] = true
-		}
-	}
+	held := inventory.Held(overlay.Status.PendingDeletion)
 	for _, entry := range overlay.Status.Inventory {
 		id := inventory.IDOf(entry.ObjectReference)
 		if !capi.MakesProgress(id.GroupKind()) || entry.State == v1alpha1.EntryRetained {

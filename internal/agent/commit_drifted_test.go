@@ -81,8 +81,7 @@ func TestCommitRestores(t *testing.T) {
 	more := func(value string) []string {
 		return []string{
 			namespaceOf("-more"), configMap("-more", "changed", value), configMap("-more", "unchanged", "one"),
-			`{apiVersion: infrastructure.cluster.x-k8s.io/v1alpha2, kind: ProxmoxCluster, metadata: {name: a, namespace: NS-a},
- spec: {dnsServers: [192.0.2.53], allowedNodes: [pve1], ipv4Config: {addresses: [192.0.2.10-192.0.2.20], prefix: 24, gateway: 192.0.2.1, metric: 100}}}`,
+			proxmoxClusterOfA,
 		}
 	}
 	first := revision(w.commit(clusterOf("a", "one", more("one")...)))

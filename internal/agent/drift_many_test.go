@@ -118,8 +118,7 @@ func TestDriftOfDefinitions(t *testing.T) {
 func TestDriftOfHundred(t *testing.T) {
 	w := newWorld(t)
 	const many = 100
-	more := []string{`{apiVersion: infrastructure.cluster.x-k8s.io/v1alpha2, kind: ProxmoxCluster, metadata: {name: a, namespace: NS-a},
- spec: {dnsServers: [192.0.2.53], allowedNodes: [pve1], ipv4Config: {addresses: [192.0.2.10-192.0.2.20], prefix: 24, gateway: 192.0.2.1, metric: 100}}}`}
+	more := []string{proxmoxClusterOfA}
 	for i := range many {
 		more = append(more, configMap("-a", fmt.Sprint("m", i), "one"))
 	}

@@ -59,6 +59,10 @@ func clusterOf(name, value string, more ...string) map[string]string {
 	return overlayOf("clusters/"+name, objects...)
 }
 
+// proxmoxClusterOfA is the infrastructure of the Cluster a.
+const proxmoxClusterOfA = `{apiVersion: infrastructure.cluster.x-k8s.io/v1alpha2, kind: ProxmoxCluster, metadata: {name: a, namespace: NS-a},
+ spec: {dnsServers: [192.0.2.53], allowedNodes: [pve1], ipv4Config: {addresses: [192.0.2.10-192.0.2.20], prefix: 24, gateway: 192.0.2.1, metric: 100}}}`
+
 // simple is an overlay with a Namespace and one ConfigMap.
 func simple(name, value string, more ...string) map[string]string {
 	s := "-" + name

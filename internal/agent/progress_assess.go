@@ -107,12 +107,7 @@ func (run *overlayRun) progress() *v1alpha1.Progress {
 }
 
 func (run *overlayRun) report(view live.View) capi.Report {
-	held := map[object.ID]bool{}
-	if pending := run.status.PendingDeletion; pending != nil && !pending.Approved {
-		for _, ref := range pending.Objects {
-			held[inventory.IDOf(ref)] = true
-		}
-	}
+	held := inventory.Held(run.status.PendingDeletion)
 	declared := make([]capi.Declared, 0, len(run.status.Inventory))
 	for _, e := range run.status.Inventory {
 		if e.State == v1alpha1.EntryRetained {

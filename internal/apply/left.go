@@ -14,9 +14,9 @@ import (
 )
 
 // Some fields that Git declares are left to others once they have taken them: an
-// autoscaler's replicas, what Git has empty for a provider to fill in, what the live object's capstan.dev/ignore lists, what
-// Request.Left says. They are left out of what is sent, so that nothing is taken
-// back and nothing conflicts. An object that was never ours is sent as a whole.
+// autoscaler's replicas, what Git has empty for a provider to fill in, what the live
+// object's capstan.dev/ignore lists, what Request.Left says. They are left out of what
+// is sent, so that nothing is taken back and nothing conflicts. An object that was never ours is sent as a whole.
 //
 // What is left out must not be ours: a field that an apply does not repeat is
 // removed if nobody else holds it.

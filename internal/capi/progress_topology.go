@@ -51,10 +51,7 @@ func (o *overlay) judgeTopology(cluster *unstructured.Unstructured, v *verdict) 
 // has it.
 func (o *overlay) topologySets(cluster *unstructured.Unstructured, want int64, v *verdict) {
 	var have int64
-	for _, set := range o.sets {
-		if ClusterID(set.GetNamespace(), set.GetLabels()[ClusterLabel]) != object.IDOf(cluster) {
-			continue
-		}
+	for _, set := range o.setsIn(cluster) {
 		have += replicasOf(set) // none if it is being deleted
 		if o.ownerOfSet(set, object.IDOf(set)) == (object.ID{}) {
 			judgeSet(set, v)
@@ -73,14 +70,22 @@ func (o *overlay) topologySets(cluster *unstructured.Unstructured, want int64, v
 // strangers is how many workers of a Cluster are wanted by MachineSets that are neither of
 // its topology nor declared: somebody's, or another overlay's.
 func (o *overlay) strangers(cluster *unstructured.Unstructured) (n int64) {
-	for _, set := range o.sets {
-		_, owned := set.GetLabels()[clusterv1.ClusterTopologyOwnedLabel]
-		if !owned && ClusterID(set.GetNamespace(), set.GetLabels()[ClusterLabel]) == object.IDOf(cluster) &&
-			o.ownerOfSet(set, object.IDOf(set)) == (object.ID{}) {
+	for _, set := range o.setsIn(cluster) {
+		if _, owned := set.GetLabels()[clusterv1.ClusterTopologyOwnedLabel]; !owned && o.ownerOfSet(set, object.IDOf(set)) == (object.ID{}) {
 			n += replicasOf(set)
 		}
 	}
 	return n
+}
+
+// setsIn are the MachineSets of a Cluster.
+func (o *overlay) setsIn(cluster *unstructured.Unstructured) (out []*unstructured.Unstructured) {
+	for _, set := range o.sets {
+		if ClusterID(set.GetNamespace(), set.GetLabels()[ClusterLabel]) == object.IDOf(cluster) {
+			out = append(out, set)
+		}
+	}
+	return out
 }
 
 // mayHavePools tells whether workers of a Cluster may be of pools, of which there may be no
@@ -88,8 +93,13 @@ func (o *overlay) strangers(cluster *unstructured.Unstructured) (n int64) {
 func (o *overlay) mayHavePools(cluster *unstructured.Unstructured) bool {
 	return hasPools(cluster) || slices.ContainsFunc(o.declared, func(d Declared) bool {
 		live := o.Live[d.ID]
-		return live != nil && d.ID.Kind == "MachinePool" && IsMachineOwner(d.ID.GroupKind()) && o.cluster(live) == cluster && len(o.ownedBy(d.ID)) == 0
+		return live != nil && o.cluster(live) == cluster && o.isBarePool(d.ID)
 	})
+}
+
+// isBarePool tells whether an object is a MachinePool of which there are no Machines.
+func (o *overlay) isBarePool(id object.ID) bool {
+	return id.Kind == "MachinePool" && IsMachineOwner(id.GroupKind()) && len(o.ownedBy(id)) == 0
 }
 
 // hasControlPlaneMachines tells whether the control plane of a Cluster is made of Machines:
@@ -115,7 +125,7 @@ func (o *overlay) declaredFor(cluster *unstructured.Unstructured) map[Role]int64
 		for _, role := range []Role{RoleControlPlane, RoleWorker} {
 			declared[role] += o.wants(d.ID, live, role)
 		}
-		if d.ID.Kind == "MachinePool" && IsMachineOwner(d.ID.GroupKind()) && len(o.ownedBy(d.ID)) == 0 {
+		if o.isBarePool(d.ID) {
 			declared[RoleWorker] += replicasOf(live)
 		}
 	}

@@ -166,6 +166,17 @@ func settled(e v1alpha1.InventoryEntry) bool {
 	return e.Digest != "" && (e.State == v1alpha1.EntryApplied || e.State == v1alpha1.EntryShared)
 }
 
+// Held lists the objects whose deletion waits for an approval.
+func Held(pending *v1alpha1.PendingDeletion) map[object.ID]bool {
+	held := map[object.ID]bool{}
+	if pending != nil && !pending.Approved {
+		for _, ref := range pending.Objects {
+			held[IDOf(ref)] = true
+		}
+	}
+	return held
+}
+
 // Unapproved lists the objects that an overlay has and is not approved to lose. An
 // approval of everything covers what is kept as well.
 func Unapproved(entries []v1alpha1.InventoryEntry, pending *v1alpha1.PendingDeletion) []object.ID {
