@@ -118,6 +118,7 @@ func TestWrongOrder(t *testing.T) {
 		t.Parallel()
 		e := sample(t, "dev", "infra")
 		e.awaitAvailable()
+		e.awaitOwned()
 		infra := e.object("ProxmoxCluster", "-talos")
 		e.Expect(admin.Delete(e.ctx, infra.DeepCopy())).To(gomega.Succeed())
 		// It waits for a Cluster that nobody deletes; the machines stay.
@@ -130,6 +131,7 @@ func TestWrongOrder(t *testing.T) {
 		t.Parallel()
 		e := sample(t, "dev", "creds")
 		e.awaitAvailable()
+		e.awaitOwned()
 		credentials := &metav1.PartialObjectMetadata{}
 		credentials.SetGroupVersionKind(secretKind)
 		e.Expect(admin.Get(e.ctx, e.key("proxmox-credentials"), credentials)).To(gomega.Succeed())
@@ -163,6 +165,7 @@ func TestWrongOrder(t *testing.T) {
 		t.Parallel()
 		e := sample(t, "dev", "pause")
 		e.awaitAvailable()
+		e.awaitOwned()
 		c := e.object("Cluster", "-talos")
 		set(t, c, true, "spec", "paused")
 		e.apply(c)

@@ -300,6 +300,7 @@ func TestDeletion(t *testing.T) {
 	t.Parallel()
 	e := sample(t, "dev", "delete")
 	e.awaitAvailable()
+	e.awaitOwned()
 	e.Expect(admin.Delete(e.ctx, e.cluster())).To(gomega.Succeed())
 	e.Eventually(e.left).Should(gomega.BeEmpty())
 	e.deleteNamespace()

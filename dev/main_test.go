@@ -257,6 +257,23 @@ func (e *env) awaitAvailable() {
 	e.Eventually(e.available).Should(gomega.BeEmpty(), e.dump)
 }
 
+// awaitOwned waits until what has no finalizer is owned, and so goes with the Cluster. The
+// controller of MachineHealthChecks looks at each once in 15 s and needs two looks to say
+// whose it is: a Cluster that is available, paused or deleted before then leaves its behind.
+func (e *env) awaitOwned() {
+	e.Helper()
+	e.Eventually(func() (without []string, err error) {
+		var checks clusterv1.MachineHealthCheckList
+		err = admin.List(e.ctx, &checks, client.InNamespace(e.namespace))
+		for _, c := range checks.Items {
+			if len(c.OwnerReferences) == 0 {
+				without = append(without, c.Name)
+			}
+		}
+		return without, err
+	}).Should(gomega.BeEmpty())
+}
+
 // machines lists the Machines of the cluster.
 func (e *env) machines(labels ...string) []clusterv1.Machine {
 	opts := []client.ListOption{client.InNamespace(e.namespace)}

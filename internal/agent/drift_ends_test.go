@@ -180,7 +180,7 @@ func TestDriftOwnershipShared(t *testing.T) {
 // back, so the object is looked at now and then.
 func TestDriftGivenBack(t *testing.T) {
 	w := newWorld(t)
-	first := revision(w.commit(clusterOf("a", "one")))
+	first := revision(w.commit(clusterOf("a", "one", machines("-a", "others", "a", "workers-v1", 1))))
 	w.fleet()
 	clock := clocktesting.NewFakePassiveClock(time.Now())
 	w.start(func(o *agent.Options) { o.Clock = clock })
@@ -190,7 +190,8 @@ func TestDriftGivenBack(t *testing.T) {
 	w.untilDrift("clusters/a", "MachineDeployment workers Blocked Changed /spec/replicas")
 	w.patch("MachineDeployment", "-a/workers", "manager", `{"spec":{"replicas":2}}`)
 	clock.SetTime(clock.Now().Add(11 * time.Minute))
-	w.patch("ConfigMap", "-a/settings", "kubectl-label", `{"metadata":{"labels":{"team":"blue"}}}`) // has the agent look
-	w.untilDrift("clusters/a", "ConfigMap settings Reported Foreign /metadata/labels/team")
+	// This has the agent look. One watch tells of both, so it knows of the other by then.
+	w.patch("MachineDeployment", "-a/others", "kubectl-label", `{"metadata":{"labels":{"team":"blue"}}}`)
+	w.untilDrift("clusters/a", "MachineDeployment others Reported Foreign /metadata/labels/team")
 	w.check()
 }
