@@ -73,6 +73,10 @@ func dumpObject(out *strings.Builder, o *unstructured.Unstructured) {
 	if t := o.GetDeletionTimestamp(); t != nil {
 		fmt.Fprintf(out, ", being deleted since %s, finalizers %q", t.UTC().Format(time.RFC3339), o.GetFinalizers())
 	}
+	fmt.Fprintf(out, ", generation %d", o.GetGeneration())
+	if observed, ok, _ := unstructured.NestedInt64(o.Object, "status", "observedGeneration"); ok {
+		fmt.Fprintf(out, " (observed %d)", observed)
+	}
 	for _, path := range []string{"spec.providerID", "spec.bootstrap.dataSecretName", "status.nodeRef.name", "status.phase"} {
 		if value, ok, _ := unstructured.NestedString(o.Object, strings.Split(path, ".")...); ok {
 			fmt.Fprintf(out, ", %s %s", path, value)

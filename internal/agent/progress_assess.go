@@ -69,10 +69,7 @@ func (run *overlayRun) assess(ctx context.Context) time.Duration {
 	})
 	run.status.Progress = &next
 	run.outcome(now)
-	if recheck == 0 || later != 0 && later < recheck {
-		recheck = later
-	}
-	return recheck
+	return sooner(recheck, later)
 }
 
 // strayed reports whether a live object doesn't say what was applied, in more than fields

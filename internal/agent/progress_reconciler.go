@@ -70,8 +70,8 @@ func (r *progressReconciler) Reconcile(ctx context.Context, req ctrl.Request) (c
 		run.summariseOnRecord()
 	}
 	if onlyWords(&overlay.Status, &run.status) {
-		if wait := wordsPause - r.clock.Since(r.written.at(req.NamespacedName)); wait > 0 {
-			return ctrl.Result{RequeueAfter: wait}, nil
+		if again := postpone(r.clock.Since(r.written.at(req.NamespacedName)), recheck); again > 0 {
+			return ctrl.Result{RequeueAfter: again}, nil
 		}
 	}
 	if err := run.save(ctx); err != nil {
@@ -123,6 +123,24 @@ func onlyWords(was, is *v1alpha1.ClusterOverlayStatus) bool {
 		}
 	}
 	return equality.Semantic.DeepEqual(a, b)
+}
+
+// postpone returns when to look again at an overlay whose status has only new words to say
+// and was written so long ago; 0 to write them now. What is due before that is not missed:
+// it may be success.
+func postpone(written, recheck time.Duration) time.Duration {
+	if wait := wordsPause - written; wait > 0 {
+		return sooner(wait, recheck)
+	}
+	return 0
+}
+
+// sooner is the lesser of two times to wait, where 0 is for ever.
+func sooner(a, b time.Duration) time.Duration {
+	if a == 0 || b != 0 && b < a {
+		return b
+	}
+	return a
 }
 
 // announce sends the events that wait for the status to be recorded.

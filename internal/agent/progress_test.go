@@ -17,6 +17,21 @@ import (
 	"capstan.dev/capstan/internal/source"
 )
 
+func TestPostpone(t *testing.T) {
+	for _, c := range []struct{ written, recheck, want time.Duration }{
+		{0, 0, wordsPause},
+		{0, time.Minute, wordsPause},
+		{0, time.Second, time.Second}, // success may be due then
+		{wordsPause - time.Millisecond, time.Second, time.Millisecond},
+		{wordsPause, time.Second, 0},
+		{time.Hour, 0, 0},
+	} {
+		if got := postpone(c.written, c.recheck); got != c.want {
+			t.Errorf("written %s ago, due in %s: again in %s, want %s", c.written, c.recheck, got, c.want)
+		}
+	}
+}
+
 // One at a time works on an overlay, whoever waits gets the turn, and nobody is kept on
 // record afterwards.
 func TestTurns(t *testing.T) {
