@@ -353,7 +353,8 @@ func (f *driftFleet) mark() int64 {
 	return info.Size()
 }
 
-// requests are those of the agent since a mark, without its leases and events; watches count when they end.
+// requests are those of the agent that arrived since a mark, without its leases and events; watches count when
+// they end.
 func (f *driftFleet) requests(since int64) []sent {
 	f.Helper()
 	var out []sent
@@ -389,7 +390,8 @@ func readAudit(path, account string, since int64) (requests []sent, open int, er
 	if _, err := file.Seek(since, io.SeekStart); err != nil {
 		return nil, 0, err
 	}
-	pending := map[string]bool{}
+	// By audit ID. What had arrived before the mark isn't counted, even if it was answered after it.
+	arrived, pending := map[string]bool{}, map[string]bool{}
 	for lines := bufio.NewReader(file); ; {
 		line, err := lines.ReadBytes('\n')
 		if errors.Is(err, io.EOF) {
@@ -414,9 +416,12 @@ func readAudit(path, account string, since int64) (requests []sent, open int, er
 			continue
 		}
 		switch {
-		case record.Stage == "RequestReceived" && record.Verb != "watch":
-			pending[record.AuditID] = true
-		case record.Stage == "ResponseComplete" || record.Stage == "Panic":
+		case record.Stage == "RequestReceived":
+			arrived[record.AuditID] = true
+			if record.Verb != "watch" {
+				pending[record.AuditID] = true
+			}
+		case arrived[record.AuditID]: // ResponseComplete or Panic
 			delete(pending, record.AuditID)
 			ref := record.ObjectRef
 			if ref.Resource == "" || ref.Resource == "leases" || ref.Resource == "events" || strings.HasSuffix(ref.APIGroup, "authorization.k8s.io") {

@@ -85,7 +85,9 @@ func (e *Env) Mark(t testing.TB) Mark {
 
 // Requests returns what a user has sent since a mark (0 for all), in order of
 // completion. It is complete for requests whose answer the client has: it waits
-// for those still on their way to the log. Watches count once they have ended.
+// for those still on their way to the log. One that had arrived before the mark is
+// none of them, even if it was answered after it: others see a write before it is
+// answered. Watches count once they have ended.
 func (e *Env) Requests(t testing.TB, user string, since Mark) []Request {
 	t.Helper()
 	var requests []Request
@@ -141,7 +143,7 @@ type auditEvent struct {
 	} `json:"responseStatus"`
 }
 
-// readAudit reads the log from a mark; open counts requests without an answer.
+// readAudit reads the log from a mark, see [requestsOf].
 func (e *Env) readAudit(user string, since Mark) (requests []Request, open int, err error) {
 	f, err := os.Open(e.auditPath())
 	if err != nil {
@@ -151,8 +153,14 @@ func (e *Env) readAudit(user string, since Mark) (requests []Request, open int, 
 	if _, err := f.Seek(int64(since), io.SeekStart); err != nil {
 		return nil, 0, err
 	}
-	pending := map[string]bool{}
-	lines := bufio.NewReader(f)
+	return requestsOf(f, user)
+}
+
+// requestsOf returns the requests of a user that arrived in a part of the log and were
+// answered there; open counts those without an answer.
+func requestsOf(log io.Reader, user string) (requests []Request, open int, err error) {
+	arrived, pending := map[string]bool{}, map[string]bool{} // by audit ID
+	lines := bufio.NewReader(log)
 	for {
 		line, err := lines.ReadBytes('\n')
 		if err == io.EOF {
@@ -172,9 +180,12 @@ func (e *Env) readAudit(user string, since Mark) (requests []Request, open int, 
 			continue
 		}
 		switch {
-		case ev.Stage == "RequestReceived" && ev.Verb != "watch":
-			pending[ev.AuditID] = true
-		case ev.Stage == "ResponseComplete" || ev.Stage == "Panic":
+		case ev.Stage == "RequestReceived":
+			arrived[ev.AuditID] = true
+			if ev.Verb != "watch" {
+				pending[ev.AuditID] = true
+			}
+		case arrived[ev.AuditID]: // ResponseComplete or Panic
 			delete(pending, ev.AuditID)
 			requests = append(requests, ev.request())
 		}
