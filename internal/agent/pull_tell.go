@@ -50,7 +50,16 @@ func tellPullStep(ctx context.Context, run *pullRun) error {
 	ctrl.LoggerFrom(ctx).Info("planned a pull request", "number", run.name.Number, "head", run.pull.Head,
 		"target", said.Target, "overlays", len(run.verdict.overlays), "state", run.verdict.state)
 	run.checked.done(run.name, run.pull.Head)
+	return run.remember(ctx, said)
+}
+
+// remember puts what was said on record, unless there is to be none any more: the forge
+// was taken away meanwhile, and the record with it, so nobody would take it away again.
+func (run *pullRun) remember(ctx context.Context, said v1alpha1.ReportedPullRequest) error {
 	return updateFleetStatus(ctx, run.client, run.reader, run.fleet, func(f *v1alpha1.Fleet) {
+		if !plansPulls(f) {
+			return
+		}
 		if f.Status.Forge == nil {
 			f.Status.Forge = &v1alpha1.ForgeStatus{}
 		}

@@ -66,6 +66,54 @@ func TestRecordOutdated(t *testing.T) {
 	}
 }
 
+// What was said on a pull request is not put on record again after the forge was taken
+// away, and its record with it.
+func TestPullRequestToldTooLate(t *testing.T) {
+	scheme := runtime.NewScheme()
+	if err := v1alpha1.AddToScheme(scheme); err != nil {
+		t.Fatal(err)
+	}
+	fleet := &v1alpha1.Fleet{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "fleet"},
+		Spec: v1alpha1.FleetSpec{
+			Git:   v1alpha1.GitSpec{Ref: v1alpha1.GitRef{Branch: "main"}},
+			Forge: &v1alpha1.ForgeSpec{SecretRef: &v1alpha1.LocalReference{Name: "forge"}},
+		},
+	}
+	c := fake.NewClientBuilder().WithScheme(scheme).WithObjects(fleet).WithStatusSubresource(fleet).Build()
+	get := func() *v1alpha1.Fleet {
+		t.Helper()
+		var f v1alpha1.Fleet
+		if err := c.Get(t.Context(), client.ObjectKeyFromObject(fleet), &f); err != nil {
+			t.Fatal(err)
+		}
+		return &f
+	}
+	remember := func(known *v1alpha1.Fleet, number int64) {
+		t.Helper()
+		run := &pullRun{pullReconciler: &pullReconciler{client: c, reader: c}, fleet: known}
+		if err := run.remember(t.Context(), v1alpha1.ReportedPullRequest{Number: number}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	remember(get(), 1)
+	if pulls := pullsOf(get()); len(pulls) != 1 {
+		t.Fatalf("on record: %+v", pulls)
+	}
+	known, without := get(), get()
+	without.Spec.Forge = nil
+	if err := c.Update(t.Context(), without); err != nil {
+		t.Fatal(err)
+	}
+	if err := (&reportReconciler{client: c, reader: c}).silent(t.Context(), get()); err != nil {
+		t.Fatal(err)
+	}
+	remember(known, 2)
+	if got := get().Status.Forge; got != nil {
+		t.Errorf("on record of a forge that isn't there: %+v", got)
+	}
+}
+
 // What a Fleet's forge was owed is no more than the Fleet, though it was counted last when
 // the Fleet had gone.
 func TestNothingOwedAfterDeletion(t *testing.T) {
