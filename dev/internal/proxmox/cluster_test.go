@@ -140,7 +140,7 @@ func TestUnownedOrPausedClusterIsLeftAlone(t *testing.T) {
 	paused.cluster.Spec.Paused = ptr.To(true)
 	create(t, paused.secret, paused.cluster)
 	paused.createInfra(t)
-	newFleet(t).up(t) // by now the others have had their turn
+	catchUp(t)
 	for _, f := range []*fleet{unowned, paused} {
 		get(t, f.infra)
 		if len(f.infra.Finalizers) > 0 || len(f.infra.Status.Conditions) > 0 {
@@ -159,6 +159,7 @@ func TestClusterIsDeletedWithItsOwner(t *testing.T) {
 	// Not before its owner is.
 	remove(t, f.infra)
 	remove(t, f.cluster)
+	catchUp(t)
 	get(t, f.infra)
 	remove(t, machine)
 	gone(t, machine)
@@ -172,7 +173,7 @@ func TestClusterIsDeletedWithItsOwner(t *testing.T) {
 func TestClusterDeletedAloneStays(t *testing.T) {
 	f := newFleet(t).up(t)
 	remove(t, f.infra)
-	newFleet(t).up(t) // by now it has had its turn
+	catchUp(t)
 	get(t, f.infra)
 	if diff := cmp.Diff([]string{clusterFinalizer}, f.infra.Finalizers); diff != "" {
 		t.Error(diff)
@@ -191,6 +192,7 @@ func TestCredentialsSharedByClusters(t *testing.T) {
 	becomesProvisioned(t, other.infra)
 
 	remove(t, one.cluster)
+	catchUp(t)
 	remove(t, one.infra)
 	gone(t, one.infra)
 	get(t, one.secret)

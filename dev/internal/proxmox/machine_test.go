@@ -228,6 +228,7 @@ func TestFinalizersTakenOff(t *testing.T) {
 	_, machine := f.machine(t, "m", cloudConfig, nil)
 	becomesProvisioned(t, machine)
 	change(t, f.cluster, func() { f.cluster.Spec.Paused = ptr.To(true) }) // nothing is cleaned up
+	catchUp(t)
 	for _, o := range []client.Object{machine, f.infra} {
 		remove(t, o)
 		change(t, o, func() { o.SetFinalizers(nil) })
@@ -267,6 +268,9 @@ func TestVirtualMachineIsRestored(t *testing.T) {
 	f := newFleet(t).up(t)
 	_, machine := f.machine(t, "m", cloudConfig, nil)
 	becomesProvisioned(t, machine)
+	// Before the provider knows of it, it has heard of the id that it gave to the first.
+	_, later := f.machine(t, "later", cloudConfig, nil)
+	becomesProvisioned(t, later)
 	// Paused clusters have running machines as well.
 	change(t, f.cluster, func() { f.cluster.Spec.Paused = ptr.To(true) })
 
@@ -311,6 +315,7 @@ func TestDeletionHangsWithoutCredentials(t *testing.T) {
 	gone(t, f.secret)
 	remove(t, machine)
 	remove(t, f.cluster)
+	catchUp(t)
 	remove(t, f.infra)
 	reaches(t, f.infra, ProxmoxAvailable, CredentialsNotFound)
 	get(t, machine)
@@ -332,6 +337,7 @@ func TestDeletionHangsWithoutInfrastructure(t *testing.T) {
 	remove(t, f.infra)
 	change(t, f.infra, func() { f.infra.Finalizers = nil })
 	gone(t, f.infra)
+	catchUp(t)
 	remove(t, machine)
 
 	other := newFleet(t).up(t) // by the time its machine is gone the other has had its turn

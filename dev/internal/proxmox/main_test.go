@@ -230,6 +230,14 @@ func (f *fleet) up(t *testing.T) *fleet {
 	return f
 }
 
+// catchUp waits until the provider knows what has become of Clusters and ProxmoxClusters so far: it hears of those
+// of one kind in order, and here it works on later ones. Of different kinds it hears in any order, and a ProxmoxCluster
+// whose Cluster it does not know to be deleted, or paused, it treats as if it were not; nothing wakes it again.
+func catchUp(t *testing.T) {
+	t.Helper()
+	newFleet(t).up(t)
+}
+
 // complete adds the required fields of the spec that our types lack.
 func complete(t *testing.T, o client.Object, spec map[string]any) *unstructured.Unstructured {
 	t.Helper()
