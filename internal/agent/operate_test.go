@@ -239,8 +239,8 @@ func TestTerminatingNamespace(t *testing.T) {
 	w.fleet()
 	w.start()
 	w.untilApplied(first, "clusters/a", "clusters/b")
+	w.delete("Namespace", "-a") // first: else drift may restore the ConfigMap in time
 	w.delete("ConfigMap", "-a/settings")
-	w.delete("Namespace", "-a")
 	second := w.push(merge(simple("a", "two"), simple("b", "two")))
 	w.untilApplied(second, "clusters/b")
 	w.untilCondition("clusters/a", v1alpha1.AppliedCondition, v1alpha1.TransientReason, "being deleted")
