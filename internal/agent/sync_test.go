@@ -127,6 +127,9 @@ func TestRestart(t *testing.T) {
 	w.fleet()
 	r := w.start()
 	paths := []string{"clusters/a", "clusters/b", "clusters/c", "clusters/d"}
+	for _, path := range paths[1:] {
+		w.untilNamespace(path, "-shared", v1alpha1.EntryShared) // who comes first applies it as its own, and once more
+	}
 	w.untilApplied(first, paths...)
 	w.untilCondition("clusters/broken", v1alpha1.AppliedCondition, v1alpha1.InvalidReason, "does not exist")
 	w.untilCondition("clusters/bad", v1alpha1.RenderedCondition, v1alpha1.RenderFailedReason, "all.yaml")
