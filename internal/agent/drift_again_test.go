@@ -85,8 +85,10 @@ func TestDriftSharedNamespaceGone(t *testing.T) {
 	w.delete("ConfigMap", "-shared/of-b")
 	w.finalize("-shared")
 	w.start()
-	for _, path := range []string{"clusters/a", "clusters/b"} {
-		w.until(path, "is corrected", isCorrected)
+	for path, count := range map[string]int{"clusters/a": 2, "clusters/b": 1} { // watches tell of one at a time
+		w.until(path, "is corrected", func(o *v1alpha1.ClusterOverlay) bool {
+			return len(o.Status.Corrections) == count && len(o.Status.Drift) == 0
+		})
 	}
 	if got, _ := corrections(w.overlay("clusters/a"), "Namespace", w.ns+"-shared"); !slices.Equal(got, []string{"Missing"}) {
 		t.Errorf("corrections of the Namespace: %q", got)
@@ -106,6 +108,7 @@ func TestDriftPaused(t *testing.T) {
 	w.patch("Cluster", "-a/a", "kubectl-edit", `{"spec":{"paused":true}}`)
 	w.patch("ConfigMap", "-a/settings", "kubectl-edit", `{"data":{"v":"edited"}}`)
 	w.untilDrift("clusters/a", "ConfigMap settings Blocked Changed /data/v")
+	w.until("clusters/a", "is known to wait", func(o *v1alpha1.ClusterOverlay) bool { return o.Status.Progress.Phase == v1alpha1.PhaseWaiting })
 	looks := func(mark testenv.Mark) {
 		w.eventually("the agent looks whether it is paused still", func() string {
 			if sent := w.sent(mark); count(sent, "get clusters NS-a/a") == 0 {

@@ -9,7 +9,6 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
-	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -487,9 +486,7 @@ func TestDriftOfRemoved(t *testing.T) {
 	if got := w.written(mark); count(got, "NS-a/") > 0 {
 		t.Errorf("written: %q", got)
 	}
-	if c := meta.FindStatusCondition(w.overlay("clusters/a").Status.Conditions, v1alpha1.InSyncCondition); c == nil || c.Reason != v1alpha1.PathRemovedReason {
-		t.Errorf("InSync: %s", toJSON(c))
-	}
+	w.untilCondition("clusters/a", v1alpha1.InSyncCondition, v1alpha1.PathRemovedReason)
 	w.check()
 }
 
