@@ -132,10 +132,15 @@ func (run *overlayRun) confirm(ctx context.Context, view live.View, report capi.
 		return report, again
 	}
 	stood := run.progress().Phase == v1alpha1.PhaseConverged // nothing was sent since
-	if applied := run.appliedAt(); still.Before(applied) {
+	applied := run.appliedAt()
+	if still.Before(applied) {
 		still = applied
 	}
-	if left := steady - run.clock.Since(still); left > 0 && report.Unversioned != "" && !stood {
+	left := report.Settles - run.clock.Since(applied)
+	if report.Unversioned != "" {
+		left = max(left, steady-run.clock.Since(still))
+	}
+	if left > 0 && !stood {
 		return hold("everything is there; it is watched for a moment whether it stays so", left)
 	}
 	machines, err := run.objects.Machines(ctx, run.name)

@@ -156,22 +156,25 @@ func TestConfirmWaits(t *testing.T) {
 	ago := func(d time.Duration) time.Time { return now.Add(-d) }
 	for name, c := range map[string]struct {
 		unversioned    string
+		settles        time.Duration
 		applied, still time.Time
 		want           v1alpha1.Phase
 		again          time.Duration
 	}{
-		"applied just now":          {"x", ago(time.Second), ago(time.Minute), v1alpha1.PhaseProgressing, time.Second},
-		"changed just now":          {"x", ago(time.Minute), ago(steady / 4), v1alpha1.PhaseProgressing, steady * 3 / 4},
-		"neither":                   {"x", ago(time.Minute), ago(steady), v1alpha1.PhaseConverged, 0},
-		"all say which generation":  {"", ago(time.Second), time.Time{}, v1alpha1.PhaseConverged, 0},
-		"a change before the apply": {"x", ago(2 * time.Second), ago(time.Hour), v1alpha1.PhaseConverged, 0},
+		"applied just now":          {"x", 0, ago(time.Second), ago(time.Minute), v1alpha1.PhaseProgressing, time.Second},
+		"changed just now":          {"x", 0, ago(time.Minute), ago(steady / 4), v1alpha1.PhaseProgressing, steady * 3 / 4},
+		"neither":                   {"x", 0, ago(time.Minute), ago(steady), v1alpha1.PhaseConverged, 0},
+		"all say which generation":  {"", 0, ago(time.Second), time.Time{}, v1alpha1.PhaseConverged, 0},
+		"a change before the apply": {"x", 0, ago(2 * time.Second), ago(time.Hour), v1alpha1.PhaseConverged, 0},
+		"a class was applied":       {"x", 9 * time.Second, ago(4 * time.Second), ago(time.Hour), v1alpha1.PhaseProgressing, 6 * time.Second},
+		"a class, a while ago":      {"x", 9 * time.Second, ago(10 * time.Second), ago(time.Hour), v1alpha1.PhaseConverged, 0},
 	} {
 		t.Run(name, func(t *testing.T) {
 			run := &overlayRun{overlayReconciler: &overlayReconciler{
 				clock: clocktesting.NewFakePassiveClock(now), objects: noMachines{}, written: &written{},
 			}}
 			run.status.History = []v1alpha1.HistoryEntry{{Time: metav1.NewTime(c.applied)}}
-			report, again := run.confirm(t.Context(), live.View{}, capi.Report{Phase: v1alpha1.PhaseConverged, Unversioned: c.unversioned}, c.still)
+			report, again := run.confirm(t.Context(), live.View{}, capi.Report{Phase: v1alpha1.PhaseConverged, Unversioned: c.unversioned, Settles: c.settles}, c.still)
 			if report.Phase != c.want || again != c.again {
 				t.Errorf("%s, again after %s; want %s, %s", report.Phase, again, c.want, c.again)
 			}

@@ -70,6 +70,10 @@ type Report struct {
 	// something was applied, Converged holds only once it was the same for a moment: their
 	// controllers may not have looked yet.
 	Unversioned string
+	// Settles is how long after an apply Converged holds at the earliest: what a ClusterClass
+	// says now reaches its Clusters when the topology controller gets to them, and nothing
+	// tells when it has. It looks at each once a second, and has more to do in a large fleet.
+	Settles time.Duration
 	// Partial says that a declared object is missing or on its way out: less is desired then
 	// than is declared.
 	Partial bool
@@ -127,7 +131,7 @@ func MakesProgress(gk schema.GroupKind) bool {
 // not know of a change yet. So everything has to agree before an overlay has converged.
 func Progress(in ProgressInput) Report {
 	o := survey(in)
-	r := Report{Unversioned: o.unversioned(), Until: o.until}
+	r := Report{Unversioned: o.unversioned(), Settles: o.settles(), Until: o.until}
 	var all []reported
 	for _, d := range o.declared {
 		judge := judgeOf(d.ID.GroupKind())

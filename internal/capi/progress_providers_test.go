@@ -362,3 +362,23 @@ func TestUnversioned(t *testing.T) {
 		}
 	}
 }
+
+// What a ClusterClass says now reaches the Clusters beside it later, and nothing tells when.
+func TestSettles(t *testing.T) {
+	class := Declared{ID: object.ID{Group: family, Kind: "ClusterClass", Namespace: "default", Name: "c"}}
+	for name, test := range map[string]struct {
+		edit func(f *fixture)
+		want bool
+	}{
+		"no class":                        {func(*fixture) {}, false},
+		"a topology of a class elsewhere": {func(f *fixture) { topology(f, 0) }, false},
+		"a class of other Clusters":       {func(f *fixture) { f.Declared = append(f.Declared, class) }, false},
+		"both":                            {func(f *fixture) { topology(f, 0); f.Declared = append(f.Declared, class) }, true},
+	} {
+		f := fixtureNamed(t, "kubeadm-converged")
+		test.edit(&f)
+		if got := Progress(f.ProgressInput).Settles; (got > 0) != test.want {
+			t.Errorf("%s: %s", name, got)
+		}
+	}
+}

@@ -2,6 +2,7 @@ package capi
 
 import (
 	"slices"
+	"time"
 
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	clusterv1 "sigs.k8s.io/cluster-api/api/core/v1beta2"
@@ -45,6 +46,23 @@ func (o *overlay) judgeTopology(cluster *unstructured.Unstructured, v *verdict) 
 			o.topologySets(cluster, want, v)
 		}
 	}
+}
+
+// topologyReach is how long the topology controller is given to bring a change of a
+// ClusterClass to its Clusters.
+const topologyReach = 10 * time.Second
+
+// settles is [Report.Settles].
+func (o *overlay) settles() time.Duration {
+	class, cluster := false, false
+	for _, d := range o.declared {
+		class = class || IsClusterClass(d.ID.GroupKind())
+		cluster = cluster || IsCluster(d.ID.GroupKind()) && o.Live[d.ID] != nil && hasTopology(o.Live[d.ID])
+	}
+	if class && cluster {
+		return topologyReach
+	}
+	return 0
 }
 
 // topologySets: what the MachineSets of a Cluster want is what the Cluster wants, and each
