@@ -140,6 +140,13 @@ func TestPushHook(t *testing.T) {
 		})
 		return answer
 	})
+	b.eventually("the Fleet has said all there is to say", func() string {
+		f := b.getFleet()
+		if f.Status.ConvergedRevision != revision(second) || !has(f.Status.Conditions, v1alpha1.ReadyCondition, v1alpha1.ConvergedReason) {
+			return toJSON(f.Status)
+		}
+		return ""
+	})
 
 	mark, before := b.mark(), b.repo.HTTP().Counts()
 	b.want(b.pushed(first, second), "200 nothing to do: the commit is known")
@@ -211,13 +218,19 @@ func TestHookSecrets(t *testing.T) {
 	secret(map[string][]byte{"secret": []byte(" \n")})
 	until("second-webhook-secret", "401")
 	b.want(b.deliver("", "ping", "{}"), "401")
-	b.must(env.Client().Delete(t.Context(), &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: b.ns, Name: "webhook"}}))
-	b.look()
 	mark := b.mark()
+	b.must(env.Client().Delete(t.Context(), &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: b.ns, Name: "webhook"}}))
+	b.eventually("it is known that the Secret is gone", func() string {
+		if sent := b.sent(mark); count(sent, "get secrets NS/webhook: 404") == 0 {
+			return fmt.Sprintf("sent %q", sent)
+		}
+		return ""
+	})
+	mark = b.mark()
 	for range 20 {
 		b.want(b.deliver("second-webhook-secret", "ping", "{}"), "401")
 	}
-	if sent := b.sent(mark); count(sent, "secrets") > 0 { // what else there is, is the end of the look
+	if sent := b.sent(mark); count(sent, "secrets") > 0 { // what else there is, is of the first apply
 		t.Errorf("deliveries that can't be checked cost %q", sent)
 	}
 	b.check()
