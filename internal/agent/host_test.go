@@ -9,7 +9,9 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
+	"github.com/onsi/gomega"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
@@ -141,11 +143,15 @@ func (h *host) statuses(hash string) map[string]string {
 	}
 }
 
+// textPause is how long a status waits at first if nothing but its text is new, see
+// [commitstatus.Decide].
+const textPause = 30 * time.Second
+
 // untilStatuses waits until Gitea shows exactly these statuses; each value is a
-// prefix.
+// prefix. A text may come a pause late, and the next one another.
 func (h *host) untilStatuses(hash string, want map[string]string) {
 	h.Helper()
-	h.eventually("statuses of "+hash, func() string {
+	h.g.Eventually(func() string {
 		got := h.statuses(hash)
 		wrong := len(got) != len(want)
 		for context, text := range want {
@@ -155,7 +161,7 @@ func (h *host) untilStatuses(hash string, want map[string]string) {
 			return fmt.Sprintf("got %s\nwant %s\nfleet %s", indent(got), indent(want), toJSON(h.getFleet().Status))
 		}
 		return ""
-	})
+	}, patience+2*textPause, 30*time.Millisecond).Should(gomega.BeEmpty(), "statuses of "+hash)
 }
 
 func indent(v any) string {

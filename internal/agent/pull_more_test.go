@@ -205,15 +205,17 @@ func TestPullRequestsPolled(t *testing.T) {
 	open(12)
 	before := p.noted()
 	h.start(withSandbox)
-	h.eventually("what came meanwhile is found without a look being asked for", func() string {
+	for looks := 1; looks <= 13; looks++ { // one after the other: each renders in a process of its own
+		h.eventually(fmt.Sprintf("%d of 13 are looked at again", looks), func() string {
+			if n := count(p.since(before), "GET /pulls/N"); n < looks {
+				return fmt.Sprint(n)
+			}
+			return ""
+		})
+	}
+	h.eventually("what came meanwhile was found without a look being asked for", func() string {
 		if len(h.knownPulls()) != 13 {
 			return toJSON(h.getFleet().Status.Forge)
-		}
-		return ""
-	})
-	h.eventually("all are looked at again", func() string {
-		if n := count(p.since(before), "GET /pulls/N"); n < 13 {
-			return fmt.Sprint(n)
 		}
 		return ""
 	})
