@@ -133,6 +133,9 @@ type fleetBoard struct {
 	// tip is the commit that the tracked ref named last; problem says why there is no
 	// view of it, "" if there is.
 	tip, problem string
+	// announced is the newest commit that changed an input of any overlay, "" before the
+	// first view. A Fleet's record may be read too old, or fail to be written; this is not.
+	announced string
 	// sightings bound when the tip can have come into Git.
 	sightings sightings
 

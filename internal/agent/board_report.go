@@ -76,6 +76,23 @@ func (b *board) observed(fleet types.NamespacedName, revision source.Revision, p
 	f.tip, f.problem = revision.Hash, problem
 }
 
+// announce notes the newest commit that changed an input of any overlay.
+func (b *board) announce(fleet types.NamespacedName, revision source.Revision) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.fleet(fleet).announced = revision.String()
+}
+
+// announced returns the commit that was announced last; "" if none was since the start.
+func (b *board) announced(fleet types.NamespacedName) string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if f := b.fleets[fleet]; f != nil {
+		return f.announced
+	}
+	return ""
+}
+
 // sightings bound when a tip can have come into Git.
 type sightings struct {
 	// tip is the commit that was found last, since when it can have been there.

@@ -235,7 +235,7 @@ func (run *fleetRun) announce(ctx context.Context, previous *view, changed int) 
 	revision := run.next.revision.String()
 	run.metrics.observed(run.name, revision)
 	if changed > 0 || previous == nil {
-		run.status.ObservedRevision = revision
+		run.board.announce(run.name, run.next.revision)
 	}
 	if changed > 0 || previous == nil || previous.suspended || previous.revision != run.next.revision {
 		// Also for a commit that no overlay reads: one that a pull request makes may.

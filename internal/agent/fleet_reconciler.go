@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -176,7 +177,7 @@ func (run *fleetRun) steps(ctx context.Context) error {
 func (run *fleetRun) record(ctx context.Context) error {
 	return updateFleetStatus(ctx, run.client, run.reader, run.fleet, func(fleet *v1alpha1.Fleet) {
 		fleet.Status.ObservedGeneration = run.fleet.Generation
-		fleet.Status.ObservedRevision = run.status.ObservedRevision
+		fleet.Status.ObservedRevision = cmp.Or(run.board.announced(run.name), fleet.Status.ObservedRevision)
 		fleet.Status.LastHandledRequest = run.status.LastHandledRequest
 		for _, kind := range []string{v1alpha1.FetchedCondition, v1alpha1.DiscoveredCondition} {
 			if c := meta.FindStatusCondition(run.status.Conditions, kind); c != nil {
