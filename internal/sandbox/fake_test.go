@@ -194,6 +194,17 @@ func TestTakenOver(t *testing.T) {
 	}
 }
 
+// TestStartIsNoCall: however short a call may be, its child has the time to start.
+func TestStartIsNoCall(t *testing.T) {
+	t.Parallel()
+	p := start(t, Options{Command: fakeCommand("silence"), Timeout: time.Millisecond})
+	for range 2 {
+		if _, err := p.Render(t.Context(), render.Input{Tree: plain, Path: "clusters/a"}); !errors.Is(err, ErrKilled) || !errors.Is(err, render.ErrTimeout) {
+			t.Errorf("got %v, want the end of the call's time", err)
+		}
+	}
+}
+
 // TestTreeErrors: that the tree can't be read is known by who reads it.
 func TestTreeErrors(t *testing.T) {
 	t.Parallel()

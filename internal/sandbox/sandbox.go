@@ -41,12 +41,17 @@ type Options struct {
 	// MemoryBytes is what the child may allocate beyond what it starts with. Default
 	// 768 MiB.
 	MemoryBytes int64
-	// Timeout is the longest time of one call, after which the child is killed.
+	// Timeout is the longest time of one call, after which the child is killed. The start
+	// of a child doesn't count.
 	// Default 70 s, somewhat more than a render gives itself.
 	Timeout time.Duration
 	// Log takes notes about the life of children. The zero value discards them.
 	Log logr.Logger
 }
+
+// startTimeout is the longest time until a child is ready. It has nothing to do yet, but
+// on a busy machine loading the program alone may take seconds.
+const startTimeout = 70 * time.Second
 
 func (o Options) withDefaults() Options {
 	if o.MemoryBytes <= 0 {
@@ -217,7 +222,7 @@ func (p *Process) ready(ctx context.Context) (*child, error) {
 			return p.child, nil
 		}
 	}
-	ctx, cancel := context.WithTimeout(ctx, p.options.Timeout)
+	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
 	c, err := startChild(ctx, p.options)
 	if err != nil {
