@@ -365,17 +365,35 @@ func TestLetGo(t *testing.T) {
 func TestBusy(t *testing.T) {
 	t.Parallel()
 	b := newBed(t, func(o *Options) { o.Concurrency = 2; o.Wait = time.Millisecond })
-	slow := b.raw()
-	fmt.Fprintf(slow, "POST /webhooks/ns/a HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{")
 	gomega.NewWithT(t).Eventually(func() int {
+		// Another one each time: it is turned away itself if it comes while the next is there.
+		fmt.Fprintf(b.raw(), "POST /webhooks/ns/a HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{")
 		code, _, _ := b.send(b.request("/webhooks/ns/a", "push", pushBody("refs/heads/main"), current))
 		return code
-	}, time.Minute, time.Millisecond).Should(gomega.Equal(503))
+	}, time.Minute, 10*time.Millisecond).Should(gomega.Equal(503))
 	if code, _, header := b.send(b.request("/webhooks/ns/a", "push", pushBody("refs/heads/main"), current)); code != 503 || header.Get("Retry-After") == "" {
 		t.Errorf("%d, Retry-After %q", code, header.Get("Retry-After"))
 	}
 	if code, _, _ := b.send(b.request("/webhooks/ns/b", "push", pushBody("refs/heads/main"), current)); code != 202 {
 		t.Errorf("%d for another Fleet", code)
+	}
+}
+
+// Where there is room nobody is turned away, though the time to wait is over at once.
+func TestRoomBeforeTime(t *testing.T) {
+	t.Parallel()
+	g := newGates(Options{Clock: clocktesting.NewFakePassiveClock(time.Unix(1000, 0)), Concurrency: 1, PerFleet: 1, Total: 1})
+	over := make(chan struct{})
+	close(over)
+	for range 100 {
+		leave := g.enter("name", over)
+		if leave == nil {
+			t.Fatal("turned away")
+		}
+		if g.enter("name", over) != nil {
+			t.Fatal("let in where there is no room")
+		}
+		leave()
 	}
 }
 

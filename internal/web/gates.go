@@ -70,6 +70,11 @@ func (g *gates) enter(name string, done <-chan struct{}) (leave func()) {
 	rooms := []chan struct{}{g.of(name).room, g.room}
 	for i, room := range rooms {
 		select {
+		case room <- struct{}{}: // without a look at the time, which a stall of this process may have used up
+			continue
+		default:
+		}
+		select {
 		case room <- struct{}{}:
 			continue
 		case <-timer.C:
