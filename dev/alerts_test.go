@@ -27,6 +27,7 @@ import (
 	"k8s.io/client-go/tools/clientcmd"
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
 	"k8s.io/utils/ptr"
+	clusterv1 "sigs.k8s.io/cluster-api/api/core/v1beta2"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"capstan.dev/capstan/internal/giteatest"
@@ -354,7 +355,8 @@ func (a *alerts) push(message string, change func()) {
 	a.git(a.dir, "push", "-q", "origin", "main")
 }
 
-// setDriftMode says what the Fleet does about drift.
+// setDriftMode says what the Fleet does about drift, and waits until the agent knows: it hears of Fleets and of what
+// people edit next in any order.
 func (a *alerts) setDriftMode(mode string) {
 	a.Helper()
 	fleet := &unstructured.Unstructured{Object: map[string]any{
@@ -362,6 +364,12 @@ func (a *alerts) setDriftMode(mode string) {
 	}}
 	patch := client.RawPatch(types.MergePatchType, fmt.Appendf(nil, `{"spec": {"drift": {"mode": %q}}}`, mode))
 	a.Expect(admin.Patch(a.ctx, fleet, patch)).To(gomega.Succeed())
+	said := fleet.GetGeneration()
+	a.Eventually(func() (int64, error) {
+		err := admin.Get(a.ctx, client.ObjectKeyFromObject(fleet), fleet)
+		known, _, _ := unstructured.NestedInt64(fleet.Object, "status", "observedGeneration")
+		return known, err
+	}).Should(gomega.BeNumerically(">=", said))
 }
 
 // person patches the workers' live object of a kind, as kubectl edit does.
@@ -440,10 +448,15 @@ func (a *alerts) hold() (release func()) {
 	const finalizer = "test.capstan.dev/hold"
 	change := func(change func([]string) []string) {
 		a.Helper()
-		c := a.cluster()
-		before := c.DeepCopy()
-		c.Finalizers = change(c.Finalizers)
-		a.Expect(admin.Patch(a.ctx, c, client.MergeFrom(before))).To(gomega.Succeed())
+		a.Eventually(func() error { // Cluster API changes the list, too
+			c := &clusterv1.Cluster{}
+			if err := admin.Get(a.ctx, a.key(a.namespace), c); err != nil {
+				return err
+			}
+			before := c.DeepCopy()
+			c.Finalizers = change(c.Finalizers)
+			return admin.Patch(a.ctx, c, client.MergeFromWithOptions(before, client.MergeFromWithOptimisticLock{}))
+		}).Should(gomega.Succeed())
 	}
 	change(func(all []string) []string { return append(all, finalizer) })
 	return func() {

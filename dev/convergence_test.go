@@ -297,8 +297,13 @@ var (
 	nothing       = step{name: "a comment", edit: func(c *convergence) { c.replace("cluster.yaml", "# How many", "# So many") }}
 	workersBump   = field("workers' version", "MachineDeployment", "workers", "/spec/template/spec/version", "v1.35.5").rolling()
 
-	paused = step{name: "paused", waits: "paused", edit: func(c *convergence) {
-		c.patch("Cluster", "talos", "/spec/paused", true)
+	paused          = field("paused", "Cluster", "talos", "/spec/paused", true).waiting("paused", nil)
+	workersUpInVain = step{name: "workers up while paused", waits: "paused", edit: func(c *convergence) {
+		// In the same commit the controller might hear of the replicas before it hears that the Cluster is paused.
+		c.Eventually(func() bool {
+			status, _, _ := cond(c.live(coreVersion, "MachineDeployment", c.name+"-workers"), "Paused")
+			return status == "True"
+		}).Should(gomega.BeTrue(), c.dump)
 		c.patch("MachineDeployment", "workers", "/spec/replicas", 2)
 	}}
 	resumed = field("resumed", "Cluster", "talos", "/spec/paused", false).rolling()
@@ -336,7 +341,7 @@ func soak(t *testing.T) {
 func TestConvergenceWorkers(t *testing.T) {
 	t.Parallel()
 	c := converging(t, "conv-w", "dev", extra{})
-	c.walk([]step{nothing, workersUp, workersDown, workersRotate, paused, resumed, workersOnDelete})
+	c.walk([]step{nothing, workersUp, workersDown, workersRotate, paused, workersUpInVain, resumed, workersOnDelete})
 }
 
 // The control plane's.

@@ -288,7 +288,8 @@ func (f *driftFleet) unsettled() (why []string) {
 		return []string{err.Error()}
 	}
 	tip := "main@sha1:" + f.head(f.dir)
-	for _, field := range []string{"observedRevision", "appliedRevision"} {
+	// The Fleet is read now, and what was said of its overlays last may be older: of before the commit.
+	for _, field := range []string{"observedRevision", "appliedRevision", "convergedRevision"} {
 		if is := str(fleet, "status", field); is != tip {
 			why = append(why, field+" of the Fleet is "+is)
 		}

@@ -137,7 +137,13 @@ func (f *driftFleet) hold(c *convergence, d deed) {
 			d.undo()
 		}
 	}
-	c.Eventually(func() []string { return unsettledOverlay(f.state(c)) }).Should(gomega.BeEmpty(), c.dump)
+	c.Eventually(func() []string {
+		why, after := unsettledOverlay(f.state(c)), names(c.machines())
+		if (d.then == held || d.then == heldUndone) && len(after) != len(before) { // which of them go is Cluster API's choice
+			why = append(why, fmt.Sprintf("machines before %v, now %v", before, after))
+		}
+		return why
+	}).Should(gomega.BeEmpty(), c.dump)
 	if after := names(c.machines()); d.then != held && d.then != heldUndone && !maps.Equal(before, after) {
 		c.Errorf("%s: machines before %v, after %v", d.name, before, after)
 	}
@@ -336,7 +342,7 @@ func (f *driftFleet) onTalos(c *convergence) {
 	// The control plane deleted: its machines go, as the provider has it, and none is made without an approval.
 	mark, audit := f.now(), f.mark()
 	c.kubectl("", "delete", "taloscontrolplane", cp, "--wait=false")
-	d := deed{name: "control plane deleted", kind: "TalosControlPlane", object: cp, class: v1alpha1.FindingMissing}
+	d := deed{name: "control plane deleted", kind: "TalosControlPlane", object: cp, class: v1alpha1.FindingMissing, to: "*"} // or still going
 	f.awaitFinding(c, d, mark)
 	c.Eventually(func() string { return describe(f.drifted(c, d)) }).Should(gomega.ContainSubstring("Held"))
 	c.Expect(f.written(audit, cp)).To(gomega.BeEmpty())
@@ -390,15 +396,16 @@ func (f *driftFleet) move(c *convergence) {
 		c.Expect(admin.List(c.ctx, list, client.InNamespace(c.namespace))).To(gomega.Succeed())
 		for i := range list.Items {
 			u := &list.Items[i]
-			// mover.go, deleteSourceObject
+			// mover.go, deleteSourceObject. Here until it is gone: a controller may put its finalizer back between
+			// the two, before it looks whether the Cluster is paused.
 			patch := `{"metadata":{"annotations":{"clusterctl.cluster.x-k8s.io/delete-for-move":""},"finalizers":null}}`
-			err := admin.Patch(c.ctx, u, client.RawPatch(types.MergePatchType, []byte(patch)), client.FieldOwner("clusterctl"))
-			if err == nil {
-				err = admin.Delete(c.ctx, u)
-			}
-			if client.IgnoreNotFound(err) != nil {
-				c.Fatal(err)
-			}
+			c.Eventually(func() error {
+				err := admin.Patch(c.ctx, u, client.RawPatch(types.MergePatchType, []byte(patch)), client.FieldOwner("clusterctl"))
+				if err == nil {
+					err = admin.Delete(c.ctx, u)
+				}
+				return err
+			}).Should(gomega.MatchError(apierrors.IsNotFound, "NotFound"))
 			moved = append(moved, kind.kind+"/"+u.GetName())
 		}
 	}
@@ -438,7 +445,7 @@ func (f *driftFleet) onV1beta1(c *convergence) {
 	// Deleted: the cascade takes all, and nothing is made again without an approval.
 	mark, audit := f.now(), f.mark()
 	c.kubectl("", "delete", "cluster", c.namespace, "--wait=false")
-	d := deed{name: "cluster deleted", kind: "Cluster", object: c.namespace, class: v1alpha1.FindingMissing}
+	d := deed{name: "cluster deleted", kind: "Cluster", object: c.namespace, class: v1alpha1.FindingMissing, to: "*"} // or still going
 	f.awaitFinding(c, d, mark)
 	c.Eventually(func() bool {
 		return apierrors.IsNotFound(admin.Get(c.ctx, c.key(c.namespace), &clusterv1.Cluster{}))
@@ -484,12 +491,12 @@ func (f *driftFleet) fights(c *convergence) {
 				saidAt = writes
 			}
 		}
+		wrote := f.written(audit, name) // before it is reckoned how long there was time to
 		most := opponent.free
 		for left, pause := time.Since(begun)-opponent.pause, opponent.pause; pause > 0 && left > 0; most++ {
 			pause *= 2
 			left -= pause
 		}
-		wrote := f.written(audit, name)
 		c.Logf("against %s, which wrote %d times in %s: %d writes; %s", opponent.manager, writes, time.Since(begun).Round(time.Second), len(wrote), describe(f.drifted(c, d)))
 		if saidAt == 0 {
 			c.Errorf("against %s: %s was not said: %s", opponent.manager, opponent.action, describe(f.drifted(c, d)))

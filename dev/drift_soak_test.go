@@ -17,6 +17,7 @@ import (
 	autoscalingv1 "k8s.io/api/autoscaling/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/util/retry"
 	clusterv1beta1 "sigs.k8s.io/cluster-api/api/core/v1beta1" //nolint:staticcheck // it is still served
 	clusterv1 "sigs.k8s.io/cluster-api/api/core/v1beta2"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -159,12 +160,14 @@ func (s *soakRun) scale(m *convergence, md string, replicas int) {
 	s.Helper()
 	u := &clusterv1beta1.MachineDeployment{} // the version it uses
 	u.Namespace, u.Name = m.namespace, md
-	scale := &autoscalingv1.Scale{}
-	if err := admin.SubResource("scale").Get(s.ctx, u, scale); err != nil {
-		s.Fatal(err)
-	}
-	scale.Spec.Replicas = int32(replicas) //nolint:gosec // a few
-	err := admin.SubResource("scale").Update(s.ctx, u, client.WithSubResourceBody(scale), client.FieldOwner("cluster-autoscaler"))
+	err := retry.RetryOnConflict(retry.DefaultRetry, func() error { // with who writes the status
+		scale := &autoscalingv1.Scale{}
+		if err := admin.SubResource("scale").Get(s.ctx, u, scale); err != nil {
+			return err
+		}
+		scale.Spec.Replicas = int32(replicas) //nolint:gosec // a few
+		return admin.SubResource("scale").Update(s.ctx, u, client.WithSubResourceBody(scale), client.FieldOwner("cluster-autoscaler"))
+	})
 	if err != nil {
 		s.Fatal(err)
 	}
