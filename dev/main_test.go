@@ -28,7 +28,8 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 )
 
-// One management cluster without delays serves all tests: each has its own namespaces.
+// One management cluster without delays serves all tests: each has its own namespaces, of names that it chooses, so
+// none runs twice in a process: instead of -count, run go test again.
 var (
 	mgmt    *Cluster
 	admin   client.Client
