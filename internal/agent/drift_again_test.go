@@ -2,9 +2,11 @@ package agent_test
 
 import (
 	"fmt"
+	"io"
 	"net/http"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 
@@ -200,6 +202,61 @@ func TestDriftRemade(t *testing.T) {
 		t.Errorf("%s is not on record", uid)
 	}
 	w.check()
+}
+
+// Nor because the watch tells of it later than that is known.
+func TestDriftRemadeUnseen(t *testing.T) {
+	w := newWorld(t)
+	first := revision(w.commit(simple("a", "one")))
+	var armed, holds atomic.Bool
+	told := make(chan struct{})
+	tell := sync.OnceFunc(func() { close(told) })
+	w.wire = func(next http.RoundTripper) http.RoundTripper {
+		return roundTripper(func(r *http.Request) (*http.Response, error) {
+			made := r.Method == http.MethodPatch && strings.Contains(r.URL.Path, "configmaps/settings") &&
+				!strings.Contains(r.URL.RawQuery, "dryRun") && armed.CompareAndSwap(true, false)
+			if made {
+				holds.Store(true)
+				w.annotate(w.overlay("clusters/a"), "example.com/note", "by somebody else")
+			}
+			answer, err := next.RoundTrip(r)
+			if err == nil && r.Method == http.MethodGet && strings.HasSuffix(r.URL.Path, "/configmaps") {
+				answer.Body = heldBody{answer.Body, &holds, told}
+			}
+			return answer, err
+		})
+	}
+	w.fleet()
+	w.start()
+	w.Cleanup(tell)
+	w.untilApplied(first, "clusters/a")
+	w.untilInSync("clusters/a")
+	armed.Store(true)
+	w.delete("ConfigMap", "-a/settings")
+	w.until("clusters/a", "was looked at again", func(o *v1alpha1.ClusterOverlay) bool {
+		return isCorrected(o) || len(o.Status.Drift) > 0 && o.Status.Drift[0].Action != v1alpha1.DriftCorrecting
+	})
+	tell()
+	o := w.until("clusters/a", "is corrected", isCorrected)
+	if got, n := corrections(o, "ConfigMap", "settings"); !slices.Equal(got, []string{"Missing"}) || n != 1 {
+		t.Errorf("corrected %d times, of %q", n, got)
+	}
+	w.check()
+}
+
+// heldBody is the body of an answer of which nothing more arrives while it is held.
+type heldBody struct {
+	io.ReadCloser
+	holds *atomic.Bool
+	told  chan struct{}
+}
+
+func (b heldBody) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	if b.holds.Load() {
+		<-b.told
+	}
+	return n, err
 }
 
 // A change that must not be undone unasked, made right after one that may be, is not

@@ -30,7 +30,8 @@ func examineDriftStep(ctx context.Context, run *driftRun) error {
 			continue
 		}
 		state := run.state(d)
-		if x, known := run.examined.get(run.name, d.id, state); known && !run.stale(d, x) {
+		// What an interrupted correction has made of it the watch may not have told yet.
+		if x, known := run.examined.get(run.name, d.id, state); known && !run.stale(d, x) && !interrupted(d) {
 			d.examination, d.suspect = x, false
 			found[d.id] = remembered{state, x}
 			continue
@@ -100,6 +101,10 @@ func (run *driftRun) examine(ctx context.Context, built *planner.Built, some []*
 			// Another overlay has written it before it knew that it is shared, and will again.
 			run.late = true
 			run.again(clusterRetry)
+			continue
+		}
+		if o.Before != nil && run.remade(d, drift.See(o.Before)) {
+			run.benign(d, o)
 			continue
 		}
 		d.examination = run.judged(d, o)
@@ -179,7 +184,7 @@ func (run *driftRun) benign(d *drifted, o apply.Outcome) {
 	if o.Before == nil {
 		return
 	}
-	if d.was != nil && d.was.Action == v1alpha1.DriftCorrecting {
+	if interrupted(d) {
 		run.overwrote(d.entry, d.was.Findings)
 	}
 	d.entry.StateDigest = drift.See(o.Before).Record(run.digester, d.id.GroupKind(), run.fleet.Spec.Drift.Ignore, len(o.Left) > 0)

@@ -109,15 +109,14 @@ func judgeDriftStep(_ context.Context, run *driftRun) error {
 			d.findings = []v1alpha1.Finding{{Class: v1alpha1.FindingMissing, To: `"being deleted"`}}
 			d.obstacle = "it is being deleted; it can be applied again when it is gone"
 			run.drifted = append(run.drifted, d)
-		case run.remade(d):
+		case d.seen.Present && run.remade(d, d.seen.Sight):
 			run.overwrote(e, d.was.Findings)
 			e.UID, e.ResourceVersion = d.seen.UID, d.seen.ResourceVersion
 		case !d.seen.Present || d.seen.UID != e.UID || !d.seen.Sight.Is(e.StateDigest, run.digester, id.GroupKind(), run.fleet.Spec.Drift.Ignore):
 			d.suspect = true
 			run.drifted = append(run.drifted, d)
 		default:
-			if d.was != nil && d.was.Action == v1alpha1.DriftCorrecting {
-				// The agent was killed after it had applied it again, or lost a race for the status.
+			if interrupted(d) {
 				run.overwrote(e, d.was.Findings)
 			}
 			if d.findings = drift.Foreign(id.GroupKind(), d.seen.Sight, run.fleet.Spec.Drift.Ignore); len(d.findings) > 0 {
@@ -145,12 +144,18 @@ func (run *driftRun) ours(e *v1alpha1.InventoryEntry) (ours, known bool) {
 	return false, true
 }
 
-// remade tells whether an object that was missing is there again as it was applied: the
-// agent was killed after it had made it anew, or lost a race for the status.
-func (run *driftRun) remade(d *drifted) bool {
-	return d.seen.Present && d.was != nil && d.was.Action == v1alpha1.DriftCorrecting &&
+// remade tells whether an object that was missing is there again as it was applied, by an
+// interrupted correction.
+func (run *driftRun) remade(d *drifted, now drift.Sight) bool {
+	return interrupted(d) &&
 		slices.ContainsFunc(d.was.Findings, func(f v1alpha1.Finding) bool { return f.Class == v1alpha1.FindingMissing }) &&
-		d.entry.StateDigest != "" && d.seen.Sight.Is(d.entry.StateDigest, run.digester, d.id.GroupKind(), run.fleet.Spec.Drift.Ignore)
+		d.entry.StateDigest != "" && now.Is(d.entry.StateDigest, run.digester, d.id.GroupKind(), run.fleet.Spec.Drift.Ignore)
+}
+
+// interrupted tells whether what became of a correction is not on record: the agent was
+// killed, or lost a race for the status. It may have been made.
+func interrupted(d *drifted) bool {
+	return d.was != nil && d.was.Action == v1alpha1.DriftCorrecting
 }
 
 // keep leaves what is recorded of an object that can't be judged now.
