@@ -3,7 +3,6 @@ package main
 import (
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -18,22 +17,20 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"capstan.dev/capstan/api/v1alpha1"
+	"capstan.dev/capstan/internal/giteatest"
 	"capstan.dev/capstan/internal/gittest"
 	"capstan.dev/capstan/internal/testenv"
 )
 
-// freeAddress returns an address that nothing listens on. Another process may take
-// it before the agent does; then the agent says so and the test fails.
+// freeAddress returns an address that nothing listens on, and that no server gets that
+// leaves the choice to the system.
 func freeAddress(t *testing.T) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	port, err := giteatest.FreePort()
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := l.Close(); err != nil {
-		t.Fatal(err)
-	}
-	return l.Addr().String()
+	return fmt.Sprintf("127.0.0.1:%d", port)
 }
 
 // get returns the status code and the body of a page; code 0 if nobody answers.

@@ -10,7 +10,6 @@ import (
 	"io"
 	"io/fs"
 	"maps"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -31,6 +30,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"capstan.dev/capstan/api/v1alpha1"
+	"capstan.dev/capstan/internal/giteatest"
 	"capstan.dev/capstan/internal/gittest"
 	"capstan.dev/capstan/internal/planner"
 )
@@ -173,12 +173,13 @@ func (i *installation) ready(r *replica) {
 	})
 }
 
+// freeAddress returns an address that nothing listens on, and that no server gets that
+// leaves the choice to the system.
 func freeAddress(t *testing.T) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	port, err := giteatest.FreePort()
 	must(t, err)
-	must(t, l.Close())
-	return l.Addr().String()
+	return fmt.Sprintf("127.0.0.1:%d", port)
 }
 
 // send sends a request; code 0 if nobody answers.

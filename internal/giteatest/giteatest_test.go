@@ -316,3 +316,18 @@ func TestLocate(t *testing.T) {
 		t.Errorf("without a binary: %v", err)
 	}
 }
+
+// A port that was given is given to nobody else, though its server doesn't listen yet.
+func TestFreePort(t *testing.T) {
+	seen := map[int]bool{}
+	for range 1000 {
+		port, err := giteatest.FreePort()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if seen[port] {
+			t.Fatalf("port %d is given twice", port)
+		}
+		seen[port] = true
+	}
+}

@@ -15,6 +15,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"time"
 )
@@ -168,13 +169,20 @@ func (s *Server) choosePort() (err error) {
 	return s.state.save(s.path("state.json"))
 }
 
+// firstPort is where [FreePort] begins, another one in each process, and triedPorts how
+// many it has looked at since.
+var (
+	firstPort  = rand.IntN(1 << 16)
+	triedPorts atomic.Int64
+)
+
 // FreePort returns a port of 127.0.0.1 for a server that is to be started, or started
-// again. It is not left to the system to choose: what that gives it may give to
-// somebody else before the server listens, or while it is stopped.
+// again, and another one each time. It is not left to the system to choose: what that
+// gives it may give to somebody else before the server listens, or while it is stopped.
 func FreePort() (int, error) {
 	const first, count, tries = 20000, 12000, 100
 	for range tries {
-		if port := first + rand.IntN(count); free(port) {
+		if port := first + (firstPort+int(triedPorts.Add(1)))%count; free(port) {
 			return port, nil
 		}
 	}
