@@ -15,12 +15,10 @@ type Course struct {
 	StallAfter time.Duration
 	// HadConverged says that this revision has converged before.
 	HadConverged bool
-	// Fresh says that something was applied since the Progress that was: what is waited
-	// for is something else, and counts from now.
-	Fresh bool
 }
 
-// Follow says what a status shows of a report, given what it showed before; and after which
+// Follow says what a status shows of a report, given what it showed before, nil if something
+// was applied since: what is waited for is something else then. It also says after which
 // time to ask again if nothing happens until then, 0 for never. It depends on the passing
 // of time only where something stalls, so the same report changes nothing else.
 func Follow(was *v1alpha1.Progress, r Report, c Course) (p v1alpha1.Progress, again time.Duration) {
@@ -29,7 +27,7 @@ func Follow(was *v1alpha1.Progress, r Report, c Course) (p v1alpha1.Progress, ag
 		Phase: r.Phase, Message: r.Message, ControlPlane: r.ControlPlane, Workers: r.Workers,
 		Score: r.Score, StartTime: &now, AdvanceTime: &now,
 	}
-	started := was == nil || c.Fresh || was.StartTime == nil || was.AdvanceTime == nil ||
+	started := was == nil || was.StartTime == nil || was.AdvanceTime == nil ||
 		was.Phase == v1alpha1.PhaseConverged && resized(was, r) // by an autoscaler: there is something new to reach
 	if !started {
 		p.StartTime = was.StartTime.DeepCopy()

@@ -105,10 +105,13 @@ func TestFollow(t *testing.T) {
 			var was *v1alpha1.Progress
 			for _, m := range story {
 				now := began.Add(time.Duration(m.at * float64(time.Minute)))
-				c := Course{Now: now.Add(999 * time.Millisecond), StallAfter: 30 * time.Minute, HadConverged: m.hadConverged, Fresh: m.fresh}
+				c := Course{Now: now.Add(999 * time.Millisecond), StallAfter: 30 * time.Minute, HadConverged: m.hadConverged}
 				r := Report{
 					Phase: m.phase, Score: m.score, Message: "because", Partial: m.partial,
 					Workers: v1alpha1.MachineCounts{Desired: m.workers},
+				}
+				if m.fresh {
+					was = nil
 				}
 				p, again := Follow(was, r, c)
 				advance := began.Add(time.Duration(m.advance * float64(time.Minute)))
@@ -121,7 +124,6 @@ func TestFollow(t *testing.T) {
 					t.Errorf("at %v: the message is lost", m.at)
 				}
 				// No news, no change: not a moment later, nor with the status as it is read back.
-				c.Fresh = false
 				repeated, _ := Follow(&p, r, c)
 				if diff := gocmp.Diff(p, repeated); diff != "" {
 					t.Errorf("at %v, once more: %s", m.at, diff)
