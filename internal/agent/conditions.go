@@ -48,7 +48,9 @@ func summarise(status *v1alpha1.ClusterOverlayStatus, generation int64, suspende
 	if meta.FindStatusCondition(status.Conditions, v1alpha1.InSyncCondition) == nil {
 		setCondition(&status.Conditions, generation, v1alpha1.InSyncCondition, metav1.ConditionUnknown, v1alpha1.NotWatchedReason, "not looked at yet")
 	}
-	if status.PendingDeletion == nil && meta.FindStatusCondition(status.Conditions, v1alpha1.PendingDeletionCondition) == nil {
+	// It is True of a deletion that was withdrawn by a commit which can't be applied.
+	pending := meta.FindStatusCondition(status.Conditions, v1alpha1.PendingDeletionCondition)
+	if status.PendingDeletion == nil && (pending == nil || pending.Status == metav1.ConditionTrue) {
 		setCondition(&status.Conditions, generation, v1alpha1.PendingDeletionCondition, metav1.ConditionFalse, v1alpha1.NothingPendingReason, "")
 	}
 	set := func(kind string, c metav1.Condition) {

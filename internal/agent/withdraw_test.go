@@ -120,7 +120,10 @@ func TestApprovalTooLate(t *testing.T) {
 	pending := w.untilCondition("clusters/a", v1alpha1.PendingDeletionCondition, v1alpha1.AwaitingApprovalReason)
 	hash := pending.Status.PendingDeletion.Hash
 	w.push(overlayOf("clusters/a", namespaceOf("-a"), configMap("-a", "x", "1"), s, bad))
-	w.until("clusters/a", "the deletion is withdrawn", func(o *v1alpha1.ClusterOverlay) bool { return o.Status.PendingDeletion == nil })
+	withdrawn := w.untilCondition("clusters/a", v1alpha1.PendingDeletionCondition, v1alpha1.NothingPendingReason)
+	if p := withdrawn.Status.PendingDeletion; p != nil {
+		t.Errorf("pending: %s", toJSON(p))
+	}
 	w.annotate(w.overlay("clusters/a"), v1alpha1.ApproveDeletionAnnotation, hash)
 	w.until("clusters/a", "the approval is removed", func(o *v1alpha1.ClusterOverlay) bool {
 		return o.Annotations[v1alpha1.ApproveDeletionAnnotation] == ""
