@@ -283,7 +283,7 @@ func TestCap(t *testing.T) {
 	}
 	pending := w.overlay("clusters/a").Status.PendingDeletion
 	w.annotate(w.overlay("clusters/a"), v1alpha1.ApproveDeletionAnnotation, pending.Hash)
-	w.nudge("clusters/b")
+	w.reconcile("clusters/a") // it has looked
 	w.wantLive("ConfigMap", "-a/settings")
 	if w.overlay("clusters/a").Status.PendingDeletion.Approved {
 		t.Error("an approval beyond the limit was accepted")
