@@ -1,6 +1,7 @@
 package agent_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net/http"
@@ -13,7 +14,8 @@ import (
 
 // dying lets a number of writes through; then the connection to the API server is
 // dead, as for a process that was killed. With answered the last of them is carried
-// out and its answer is lost.
+// out and its answer is lost. What is let through is carried out before the agent has
+// stopped: it would else be given up, and may come after the next agent has looked.
 type dying struct {
 	mu       sync.Mutex
 	left     int
@@ -26,6 +28,9 @@ var errKilled = errors.New("killed")
 func (d *dying) wrap(next http.RoundTripper) http.RoundTripper {
 	return roundTripper(func(r *http.Request) (*http.Response, error) {
 		write := r.Method != http.MethodGet && r.URL.Query().Get("dryRun") == "" && !strings.Contains(r.URL.Path, "/events")
+		if write {
+			r = r.WithContext(context.WithoutCancel(r.Context()))
+		}
 		d.mu.Lock()
 		if write && !d.dead {
 			if d.left--; d.left < 0 {
