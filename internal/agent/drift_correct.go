@@ -30,15 +30,16 @@ func approveDriftStep(ctx context.Context, run *driftRun) error {
 	for _, d := range run.drifted {
 		delete(hashes, d.hash)
 	}
-	if run.late && len(hashes) == given {
-		return nil // what it approves may not be seen yet
+	early := run.late || run.view == nil // what it approves may not be seen, or examined, yet
+	if early && len(hashes) == given {
+		return nil
 	}
 	if err := run.patchMetadata(ctx, "remove the used approval", func(o *v1alpha1.ClusterOverlay) {
 		delete(o.Annotations, v1alpha1.ApproveCorrectionAnnotation)
-		if run.late && len(hashes) > 0 {
+		if early && len(hashes) > 0 {
 			o.Annotations[v1alpha1.ApproveCorrectionAnnotation] = strings.Join(slices.Sorted(maps.Keys(hashes)), ",")
 		}
-	}); err != nil || run.late {
+	}); err != nil || early {
 		return err
 	}
 	for hash := range hashes {

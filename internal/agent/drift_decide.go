@@ -19,6 +19,7 @@ import (
 func decideDriftStep(ctx context.Context, run *driftRun) error {
 	approvals := run.approvals()
 	for _, d := range run.drifted {
+		d.recall()
 		d.approved = d.hash != "" && (approvals[d.hash] || d.was != nil && d.was.Approved && d.was.Hash == d.hash)
 		run.decide(d)
 	}
@@ -27,6 +28,15 @@ func decideDriftStep(ctx context.Context, run *driftRun) error {
 	}
 	run.waitForCluster()
 	return nil
+}
+
+// recall has an approval outlast what keeps an object from being examined: a start before Git
+// was read, a watch that is late. Nothing is corrected meanwhile; the hash of the next
+// examination has to be the same.
+func (d *drifted) recall() {
+	if d.hash == "" && d.was != nil && cmp.Or(d.obstacle, d.refused) != "" && !d.seen.Deleting {
+		d.hash, d.recalled = d.was.Hash, true
+	}
 }
 
 // stillHalted looks, if something has been blocked, whether the Cluster is what is in the
@@ -150,7 +160,7 @@ func (run *driftRun) recordOf(d *drifted) v1alpha1.DriftedObject {
 		DetectedTime: metav1.Time{Time: run.clock.Now()}.Rfc3339Copy(),
 		Findings:     d.findings[:min(len(d.findings), maxFindings)], MoreFindings: int32(max(len(d.findings)-maxFindings, 0)), //nolint:gosec // few
 	}
-	if o.Approved {
+	if o.Approved || d.recalled {
 		o.Hash = d.hash
 	}
 	if next := d.decision.Next; !next.IsZero() {

@@ -32,6 +32,8 @@ type drifted struct {
 	obstacle string
 	decision drift.Decision
 	approved bool
+	// recalled is true if the hash is the one on record, because it can't be examined now.
+	recalled bool
 }
 
 // examination is what a look at an object has found.
