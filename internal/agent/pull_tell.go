@@ -24,15 +24,34 @@ func tellPullStep(ctx context.Context, run *pullRun) error {
 		Number: int64(run.name.Number), Head: run.pull.Head, Target: run.view.revision.Hash,
 		Digest: run.digest.Strings(string(run.verdict.state), run.verdict.description, run.comment(""))[:16],
 	}
-	i := slices.IndexFunc(pullsOf(run.fleet), func(p v1alpha1.ReportedPullRequest) bool { return p.Number == said.Number })
-	if i >= 0 {
-		before := pullsOf(run.fleet)[i]
-		said.Comment = before.Comment
-		if before.Head == said.Head && before.Digest == said.Digest {
-			run.checked.done(run.name, run.pull.Head)
-			return nil
+	if !repeats(run.fleet, &said) {
+		// The cache may lack what was said a moment ago, and that would be said again.
+		var live v1alpha1.Fleet
+		if err := run.reader.Get(ctx, run.name.Fleet, &live); err != nil {
+			return client.IgnoreNotFound(err)
+		}
+		if !repeats(&live, &said) {
+			return run.tell(ctx, said)
 		}
 	}
+	run.checked.done(run.name, run.pull.Head)
+	return nil
+}
+
+// repeats reports whether a Fleet's record has it that the same was said before. It takes
+// over the number of the comment.
+func repeats(f *v1alpha1.Fleet, said *v1alpha1.ReportedPullRequest) bool {
+	for _, before := range pullsOf(f) {
+		if before.Number == said.Number {
+			said.Comment = before.Comment
+			return before.Head == said.Head && before.Digest == said.Digest
+		}
+	}
+	return false
+}
+
+// tell says it, and remembers that it was said.
+func (run *pullRun) tell(ctx context.Context, said v1alpha1.ReportedPullRequest) error {
 	// If it can't be commented on, all is tried again, but for this.
 	if what := said.Head + " " + said.Digest; !run.checked.hasStatus(run.name, what) {
 		if err := run.forge.SetStatus(ctx, forge.Status{

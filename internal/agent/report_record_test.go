@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"context"
 	"errors"
 	"strings"
 	"testing"
@@ -10,6 +11,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
 	clocktesting "k8s.io/utils/clock/testing"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -17,6 +19,9 @@ import (
 
 	"capstan.dev/capstan/api/v1alpha1"
 	"capstan.dev/capstan/internal/commitstatus"
+	"capstan.dev/capstan/internal/forge"
+	"capstan.dev/capstan/internal/object"
+	"capstan.dev/capstan/internal/source"
 )
 
 // A decision on a record that others have changed since doesn't replace theirs; what
@@ -111,6 +116,57 @@ func TestPullRequestToldTooLate(t *testing.T) {
 	remember(known, 2)
 	if got := get().Status.Forge; got != nil {
 		t.Errorf("on record of a forge that isn't there: %+v", got)
+	}
+}
+
+type nowhere struct{}
+
+func (nowhere) URL(types.NamespacedName, string) string { return "" }
+
+// mute is a forge to which nothing may be said.
+type mute struct {
+	forge.Forge // nil
+	t           *testing.T
+}
+
+func (mute) Limits() forge.Limits { return forge.Limits{} }
+
+func (m mute) SetStatus(_ context.Context, s forge.Status) error {
+	m.t.Errorf("said again: %+v", s)
+	return errors.New("said again")
+}
+
+// What was said on a pull request a moment ago is not said again, though the cache doesn't
+// have it yet.
+func TestPullRequestToldOnce(t *testing.T) {
+	scheme := runtime.NewScheme()
+	if err := v1alpha1.AddToScheme(scheme); err != nil {
+		t.Fatal(err)
+	}
+	behind := &v1alpha1.Fleet{
+		ObjectMeta: metav1.ObjectMeta{Namespace: testFleet.Namespace, Name: testFleet.Name},
+		Spec: v1alpha1.FleetSpec{
+			Git:   v1alpha1.GitSpec{Ref: v1alpha1.GitRef{Branch: "main"}},
+			Forge: &v1alpha1.ForgeSpec{SecretRef: &v1alpha1.LocalReference{Name: "forge"}},
+		},
+	}
+	run := &pullRun{
+		pullReconciler: &pullReconciler{checked: newCheckedPulls(), pages: nowhere{}},
+		name:           pullRequest{Fleet: testFleet, Number: 7}, fleet: behind, forge: mute{t: t},
+		digest: object.NewDigester([]byte("key")), pull: forge.PullRequest{Number: 7, Head: "head"},
+		view:    &view{revision: source.Revision{Ref: "main", Hash: "0123456789"}},
+		verdict: &verdict{state: forge.Success, description: "no cluster affected"},
+	}
+	live := behind.DeepCopy()
+	live.Status.Forge = &v1alpha1.ForgeStatus{PullRequests: []v1alpha1.ReportedPullRequest{{
+		Number: 7, Head: "head", Digest: run.digest.Strings(string(forge.Success), "no cluster affected", run.comment(""))[:16],
+	}}}
+	run.reader = fake.NewClientBuilder().WithScheme(scheme).WithObjects(live).WithStatusSubresource(live).Build()
+	if err := tellPullStep(t.Context(), run); err != nil {
+		t.Error(err)
+	}
+	if !run.checked.is(run.name, "head") {
+		t.Error("it isn't noted as looked at")
 	}
 }
 
