@@ -2,12 +2,14 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -289,6 +291,9 @@ func (run *overlayRun) delete(ctx context.Context, plan inventory.PrunePlan) (ag
 	if err := run.save(ctx); err != nil {
 		return false, err
 	}
+	if err := run.current(ctx); err != nil {
+		return false, err
+	}
 	applier, err := run.as()
 	if err != nil {
 		return false, err
@@ -307,6 +312,20 @@ func (run *overlayRun) delete(ctx context.Context, plan inventory.PrunePlan) (ag
 		}
 	}
 	return again, nil // the next round sees what is gone
+}
+
+// current fails with a conflict if the overlay is another by now than was read: with nothing
+// new to record no write has told, and an approval may have been withdrawn since.
+func (run *overlayRun) current(ctx context.Context) error {
+	var live v1alpha1.ClusterOverlay
+	if err := run.live.Get(ctx, run.name, &live); err != nil {
+		return fmt.Errorf("read the overlay anew before its objects are deleted: %w", err)
+	}
+	if live.UID != run.overlay.UID || live.ResourceVersion != run.overlay.ResourceVersion {
+		return apierrors.NewConflict(v1alpha1.GroupVersion.WithResource("clusteroverlays").GroupResource(), run.name.Name,
+			errors.New("it has changed since it was read, and what is deleted must be decided anew"))
+	}
+	return nil
 }
 
 // dropApproval removes the annotation: an approval is used once.
