@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
+	"net/http"
 	"os"
 	"strings"
 	"sync"
@@ -323,6 +325,33 @@ func TestAPIServerAway(t *testing.T) {
 		}
 		return ""
 	}).Should(gomega.BeEmpty())
+}
+
+type roundTripper func(*http.Request) (*http.Response, error)
+
+func (f roundTripper) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
+
+// An API server that is behind accepts a streamed list, and says only then that there won't be
+// one: that is said, too.
+func TestListGivenUp(t *testing.T) {
+	const behind = `{"type":"ERROR","object":{"kind":"Status","apiVersion":"v1","status":"Failure","code":504,"reason":"Timeout",` +
+		`"details":{"causes":[{"reason":"ResourceVersionTooLarge","message":"Too large resource version"}],"retryAfterSeconds":1},` +
+		`"message":"Timeout: Too large resource version: 11003, current: 6158"}}` + "\n"
+	config := env.Config("live-" + t.Name())
+	config.Wrap(func(next http.RoundTripper) http.RoundTripper {
+		return roundTripper(func(r *http.Request) (*http.Response, error) {
+			if r.URL.Query().Get("sendInitialEvents") != "true" {
+				return next.RoundTrip(r)
+			}
+			return &http.Response{
+				StatusCode: http.StatusOK, Header: http.Header{"Content-Type": {"application/json"}},
+				Body: io.NopCloser(strings.NewReader(behind)), Request: r,
+			}, nil
+		})
+	})
+	b := newBed(t, config)
+	b.objects.Declare(b.overlay, []v1alpha1.ObjectReference{ref(b.create(cluster))})
+	b.Eventually(func() string { return b.objects.Look(b.overlay).Failing }).Should(gomega.ContainSubstring("Too large resource version"))
 }
 
 // What is kept holds nothing secret.

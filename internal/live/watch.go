@@ -147,6 +147,9 @@ func (w *watch) watch(ctx context.Context, client dynamic.ResourceInterface, o m
 	}
 	return convert(events, func(e watchapi.Event) (watchapi.Event, error) {
 		if e.Type == watchapi.Error {
+			if lists { // it may never come to be one: an API server that is behind accepts it, and then gives up
+				w.heard(ctx, apierrors.FromObject(e.Object))
+			}
 			return e, nil
 		}
 		if lists { // it was accepted before anybody knew whether the objects can be had
