@@ -32,9 +32,11 @@ func decideDriftStep(ctx context.Context, run *driftRun) error {
 
 // recall has an approval outlast what keeps an object from being examined: a start before Git
 // was read, a watch that is late. Nothing is corrected meanwhile; the hash of the next
-// examination has to be the same.
+// examination has to be the same. That of an object that was missing says nothing of one that
+// has come and gone since.
 func (d *drifted) recall() {
-	if d.hash == "" && d.was != nil && cmp.Or(d.obstacle, d.refused) != "" && !d.seen.Deleting {
+	if d.hash == "" && d.was != nil && cmp.Or(d.obstacle, d.refused) != "" && !d.seen.Deleting &&
+		isMissing(d.findings) == isMissing(d.was.Findings) {
 		d.hash, d.recalled = d.was.Hash, true
 	}
 }

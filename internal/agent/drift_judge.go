@@ -149,9 +149,13 @@ func (run *driftRun) ours(e *v1alpha1.InventoryEntry) (ours, known bool) {
 // remade tells whether an object that was missing is there again as it was applied, by an
 // interrupted correction.
 func (run *driftRun) remade(d *drifted, now drift.Sight) bool {
-	return interrupted(d) &&
-		slices.ContainsFunc(d.was.Findings, func(f v1alpha1.Finding) bool { return f.Class == v1alpha1.FindingMissing }) &&
+	return interrupted(d) && isMissing(d.was.Findings) &&
 		d.entry.StateDigest != "" && now.Is(d.entry.StateDigest, run.digester, d.id.GroupKind(), run.fleet.Spec.Drift.Ignore)
+}
+
+// isMissing tells whether findings are those of an object that isn't there.
+func isMissing(findings []v1alpha1.Finding) bool {
+	return slices.ContainsFunc(findings, func(f v1alpha1.Finding) bool { return f.Class == v1alpha1.FindingMissing })
 }
 
 // interrupted tells whether what became of a correction is not on record: the agent was

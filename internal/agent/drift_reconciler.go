@@ -148,9 +148,7 @@ func (run *driftRun) suspended() bool { return run.overlayRun.suspended() || run
 
 // again asks for another look after a while, unless one comes sooner.
 func (run *driftRun) again(after time.Duration) {
-	if after > 0 && (run.retry == 0 || after < run.retry) {
-		run.retry = after
-	}
+	run.retry = sooner(run.retry, after)
 }
 
 // tryLater asks for another look after a failure, later each time.

@@ -292,6 +292,7 @@ func (run *overlayRun) delete(ctx context.Context, plan inventory.PrunePlan) (ag
 		return false, err
 	}
 	if err := run.current(ctx); err != nil {
+		run.events = nil // of what was decided nothing happens
 		return false, err
 	}
 	applier, err := run.as()

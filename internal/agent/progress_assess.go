@@ -65,7 +65,7 @@ func (run *overlayRun) assess(ctx context.Context) time.Duration {
 		report.Phase, report.Message, recheck = v1alpha1.PhaseConverged, "", left
 	}
 	next, later := capi.Follow(run.status.Progress, report, capi.Course{
-		Now: now, StallAfter: run.stallAfter(ctx), HadConverged: converged,
+		Now: now, StallAfter: max(run.stallAfter(ctx), report.Settles+steady), HadConverged: converged,
 	})
 	run.status.Progress = &next
 	run.outcome(now)

@@ -50,10 +50,12 @@ func Follow(was *v1alpha1.Progress, r Report, c Course) (p v1alpha1.Progress, ag
 		return p, again
 	}
 	if p.Phase == v1alpha1.PhaseProgressing && c.StallAfter > 0 {
-		if left := p.AdvanceTime.Add(c.StallAfter).Sub(c.Now); left > 0 {
-			again = sooner(again, left)
-		} else {
+		left := p.AdvanceTime.Add(c.StallAfter).Sub(c.Now)
+		switch {
+		case left <= 0:
 			p.Phase = v1alpha1.PhaseStalled
+		case again == 0 || left < again:
+			again = left
 		}
 	}
 	if p.Phase == v1alpha1.PhaseProgressing {
@@ -85,14 +87,6 @@ func until(r Report, now time.Time) time.Duration {
 		return 0
 	}
 	return max(time.Second, r.Until.Sub(now))
-}
-
-// sooner is the lesser of two times to wait, where 0 is never.
-func sooner(a, b time.Duration) time.Duration {
-	if a == 0 || b < a {
-		return b
-	}
-	return a
 }
 
 // estimate goes on with the pace of the machines that have become available since the

@@ -147,18 +147,21 @@ func (w *watch) watch(ctx context.Context, client dynamic.ResourceInterface, o m
 	}
 	return convert(events, func(e watchapi.Event) (watchapi.Event, error) {
 		if e.Type == watchapi.Error {
-			if lists { // it may never come to be one: an API server that is behind accepts it, and then gives up
+			if lists {
 				w.heard(ctx, apierrors.FromObject(e.Object))
 			}
 			return e, nil
 		}
-		if lists { // it was accepted before anybody knew whether the objects can be had
-			w.heard(ctx, nil)
-			lists = false
-		}
-		if u, ok := e.Object.(*unstructured.Unstructured); ok && e.Type != watchapi.Bookmark {
+		u, ok := e.Object.(*unstructured.Unstructured)
+		switch {
+		case !ok:
+		case e.Type != watchapi.Bookmark:
 			k, err := w.of.keep(u)
 			return watchapi.Event{Type: e.Type, Object: k}, err
+		case lists && u.GetAnnotations()[metav1.InitialEventsAnnotationKey] == "true":
+			// An API server that is behind accepts a list, and may give it up at any time before it is whole.
+			w.heard(ctx, nil)
+			lists = false
 		}
 		return e, nil
 	}), nil
