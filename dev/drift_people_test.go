@@ -139,8 +139,11 @@ func (f *driftFleet) hold(c *convergence, d deed) {
 	}
 	c.Eventually(func() []string {
 		why, after := unsettledOverlay(f.state(c)), names(c.machines())
-		if (d.then == held || d.then == heldUndone) && len(after) != len(before) { // which of them go is Cluster API's choice
-			why = append(why, fmt.Sprintf("machines before %v, now %v", before, after))
+		if d.then == held || d.then == heldUndone {
+			if len(after) != len(before) { // which of them go is Cluster API's choice
+				why = append(why, fmt.Sprintf("machines before %v, now %v", before, after))
+			}
+			why = append(why, c.unobserved()...) // who has still to look may still make one
 		}
 		return why
 	}).Should(gomega.BeEmpty(), c.dump)
@@ -151,6 +154,27 @@ func (f *driftFleet) hold(c *convergence, d deed) {
 	if want := map[outcome]int{corrected: 1, held: 1}[d.then]; d.then != heldUndone && len(wrote) != want {
 		c.Errorf("%s: %d writes, want %d: %q", d.name, len(wrote), want, wrote)
 	}
+}
+
+// unobserved are those who make machines and have not looked at what they are to make now.
+func (e *env) unobserved() (behind []string) {
+	e.Helper()
+	for apiVersion, kinds := range map[string][]string{
+		"cluster.x-k8s.io/v1beta2": {"MachineDeployment", "MachineSet"}, "controlplane.cluster.x-k8s.io/v1beta2": {"KubeadmControlPlane"},
+	} {
+		for _, kind := range kinds {
+			var all unstructured.UnstructuredList
+			all.SetAPIVersion(apiVersion)
+			all.SetKind(kind + "List")
+			e.Expect(admin.List(e.ctx, &all, client.InNamespace(e.namespace))).To(gomega.Succeed())
+			for _, u := range all.Items {
+				if number(&u, "status", "observedGeneration") != u.GetGeneration() {
+					behind = append(behind, kind+" "+u.GetName())
+				}
+			}
+		}
+	}
+	return behind
 }
 
 // is tells whether a finding is that of the deed.

@@ -261,9 +261,9 @@ func (e *env) awaitAvailable() {
 	e.Eventually(e.available).Should(gomega.BeEmpty(), e.dump)
 }
 
-// awaitOwned waits until what has no finalizer is owned, and so goes with the Cluster. The
-// controller of MachineHealthChecks looks at each once in 15 s and needs two looks to say
-// whose it is: a Cluster that is available, paused or deleted before then leaves its behind.
+// awaitOwned waits until MachineHealthChecks are owned, and so go with the Cluster. Their
+// controller looks at each once in 15 s and needs two looks to say whose it is: a Cluster that
+// is paused or deleted before then leaves its behind.
 func (e *env) awaitOwned() {
 	e.Helper()
 	e.Eventually(func() (without []string, err error) {

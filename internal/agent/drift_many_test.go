@@ -134,12 +134,18 @@ func TestDriftOfHundred(t *testing.T) {
 	w.delete("Secret", "-a/credentials")
 	w.delete("ProxmoxCluster", "-a/a")
 	// Three watches tell of it: what one has told may be dealt with before another has.
-	w.eventually("all but the ProxmoxCluster is there again", func() string {
+	w.eventually("the ProxmoxCluster is held, and the Secret is there again", func() string {
+		drift, secret := driftOf(w.overlay("clusters/a")), w.live("Secret", "-a/credentials")
+		if !slices.Equal(drift, []string{"ProxmoxCluster a Held Missing"}) || secret == nil {
+			return fmt.Sprintf("Secret %v, drift %q", secret != nil, drift)
+		}
+		return ""
+	})
+	w.eventually("all ConfigMaps are there again, and nothing else is left", func() string {
 		var live corev1.ConfigMapList
 		w.must(env.Client().List(w.Context(), &live, client.InNamespace(w.ns+"-a"), client.HasLabels{v1alpha1.OverlayLabel}))
-		drift, secret := driftOf(w.overlay("clusters/a")), w.live("Secret", "-a/credentials")
-		if !slices.Equal(drift, []string{"ProxmoxCluster a Held Missing"}) || secret == nil || len(live.Items) != many+1 {
-			return fmt.Sprintf("%d ConfigMaps, Secret %v, drift %q", len(live.Items), secret != nil, drift)
+		if drift := driftOf(w.overlay("clusters/a")); len(drift) != 1 || len(live.Items) != many+1 {
+			return fmt.Sprintf("%d ConfigMaps, drift %q", len(live.Items), drift)
 		}
 		return ""
 	})

@@ -10,6 +10,7 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -338,10 +339,15 @@ func TestListGivenUp(t *testing.T) {
 		`"details":{"causes":[{"reason":"ResourceVersionTooLarge","message":"Too large resource version"}],"retryAfterSeconds":1},` +
 		`"message":"Timeout: Too large resource version: 11003, current: 6158"}}` + "\n"
 	config := env.Config("live-" + t.Name())
+	var answered atomic.Int32
 	config.Wrap(func(next http.RoundTripper) http.RoundTripper {
 		return roundTripper(func(r *http.Request) (*http.Response, error) {
 			if r.URL.Query().Get("sendInitialEvents") != "true" {
 				return next.RoundTrip(r)
+			}
+			if answered.Add(1) > 100 { // it is asked again at once
+				<-r.Context().Done()
+				return nil, r.Context().Err()
 			}
 			return &http.Response{
 				StatusCode: http.StatusOK, Header: http.Header{"Content-Type": {"application/json"}},

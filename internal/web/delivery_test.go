@@ -364,7 +364,7 @@ func TestLetGo(t *testing.T) {
 // One Fleet's slow senders leave room for another's, and for nobody more than there is.
 func TestBusy(t *testing.T) {
 	t.Parallel()
-	b := newBed(t, func(o *Options) { o.Concurrency = 2; o.Wait = time.Millisecond })
+	b := newBed(t, func(o *Options) { o.Concurrency = 2; o.Wait = time.Millisecond; o.ReadTimeout = time.Hour })
 	gomega.NewWithT(t).Eventually(func() int {
 		// Another one each time: it is turned away itself if it comes while the next is there.
 		fmt.Fprintf(b.raw(), "POST /webhooks/ns/a HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{")
