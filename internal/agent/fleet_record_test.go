@@ -6,11 +6,9 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/tools/record"
 	clocktesting "k8s.io/utils/clock/testing"
-	"sigs.k8s.io/controller-runtime/pkg/client/fake"
 
 	"capstan.dev/capstan/api/v1alpha1"
 	"capstan.dev/capstan/internal/source"
@@ -19,10 +17,6 @@ import (
 // A commit that was announced stays on record, whatever Fleet the next look, for which it is
 // no news any more, has read.
 func TestObservedRevisionStays(t *testing.T) {
-	scheme := runtime.NewScheme()
-	if err := v1alpha1.AddToScheme(scheme); err != nil {
-		t.Fatal(err)
-	}
 	name := types.NamespacedName{Namespace: "ns", Name: "fleet"}
 	older, newer := source.Revision{Ref: "main", Hash: "older"}, source.Revision{Ref: "main", Hash: "newer"}
 	for what, is := range map[string]struct{ saved, anew bool }{
@@ -33,7 +27,7 @@ func TestObservedRevisionStays(t *testing.T) {
 		t.Run(what, func(t *testing.T) {
 			fleet := &v1alpha1.Fleet{ObjectMeta: metav1.ObjectMeta{Namespace: name.Namespace, Name: name.Name}}
 			fleet.Status.ObservedRevision = older.String()
-			c := fake.NewClientBuilder().WithScheme(scheme).WithObjects(fleet).WithStatusSubresource(fleet).Build()
+			c := fakeClient(t, fleet)
 			m, err := newMetrics(prometheus.NewRegistry(), clocktesting.NewFakePassiveClock(time.Now()))
 			if err != nil {
 				t.Fatal(err)
@@ -42,14 +36,7 @@ func TestObservedRevisionStays(t *testing.T) {
 				client: c, reader: c, metrics: m, board: newBoard(func(types.NamespacedName) {}),
 				recorder: record.NewFakeRecorder(10), replan: func(*v1alpha1.Fleet) {},
 			}
-			get := func() *v1alpha1.Fleet {
-				t.Helper()
-				var f v1alpha1.Fleet
-				if err := c.Get(t.Context(), name, &f); err != nil {
-					t.Fatal(err)
-				}
-				return &f
-			}
+			get := func() *v1alpha1.Fleet { return readFleet(t, c, fleet) }
 			look := func(f *v1alpha1.Fleet, previous source.Revision, changed int) *fleetRun {
 				run := &fleetRun{fleetReconciler: r, name: name, fleet: f, status: *f.Status.DeepCopy(), next: view{revision: newer}}
 				run.announce(t.Context(), &view{revision: previous}, changed)

@@ -6,9 +6,7 @@ import (
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
-	"sigs.k8s.io/controller-runtime/pkg/client/fake"
 
 	"capstan.dev/capstan/api/v1alpha1"
 	"capstan.dev/capstan/internal/apply"
@@ -28,13 +26,9 @@ func (d *deleting) Delete(_ context.Context, ref v1alpha1.ObjectReference, _ app
 
 // An approval that was read too late deletes nothing: it may have been withdrawn since.
 func TestDeleteOfStaleApproval(t *testing.T) {
-	scheme := runtime.NewScheme()
-	if err := v1alpha1.AddToScheme(scheme); err != nil {
-		t.Fatal(err)
-	}
 	o := &v1alpha1.ClusterOverlay{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "o", UID: "1"}}
 	o.Status.PendingDeletion = &v1alpha1.PendingDeletion{Approved: true}
-	c := fake.NewClientBuilder().WithScheme(scheme).WithObjects(o).WithStatusSubresource(o).Build()
+	c := fakeClient(t, o)
 	var stale v1alpha1.ClusterOverlay
 	if err := c.Get(t.Context(), client.ObjectKeyFromObject(o), &stale); err != nil {
 		t.Fatal(err)

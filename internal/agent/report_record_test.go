@@ -10,12 +10,9 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/prometheus/client_golang/prometheus"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
 	clocktesting "k8s.io/utils/clock/testing"
 	ctrl "sigs.k8s.io/controller-runtime"
-	"sigs.k8s.io/controller-runtime/pkg/client"
-	"sigs.k8s.io/controller-runtime/pkg/client/fake"
 
 	"capstan.dev/capstan/api/v1alpha1"
 	"capstan.dev/capstan/internal/commitstatus"
@@ -27,21 +24,10 @@ import (
 // A decision on a record that others have changed since doesn't replace theirs; what
 // others say beside it doesn't matter.
 func TestRecordOutdated(t *testing.T) {
-	scheme := runtime.NewScheme()
-	if err := v1alpha1.AddToScheme(scheme); err != nil {
-		t.Fatal(err)
-	}
 	fleet := &v1alpha1.Fleet{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "fleet"}}
-	c := fake.NewClientBuilder().WithScheme(scheme).WithObjects(fleet).WithStatusSubresource(fleet).Build()
+	c := fakeClient(t, fleet)
 	r := &reportReconciler{client: c, reader: c}
-	get := func() *v1alpha1.Fleet {
-		t.Helper()
-		var f v1alpha1.Fleet
-		if err := c.Get(t.Context(), client.ObjectKeyFromObject(fleet), &f); err != nil {
-			t.Fatal(err)
-		}
-		return &f
-	}
+	get := func() *v1alpha1.Fleet { return readFleet(t, c, fleet) }
 	decide := func(f *v1alpha1.Fleet, tip string) *commitstatus.Decision {
 		d := commitstatus.Decide(commitstatus.Input{Fleet: f, Tip: tip})
 		d.Intend()
@@ -74,10 +60,6 @@ func TestRecordOutdated(t *testing.T) {
 // What was said on a pull request is not put on record again after the forge was taken
 // away, and its record with it.
 func TestPullRequestToldTooLate(t *testing.T) {
-	scheme := runtime.NewScheme()
-	if err := v1alpha1.AddToScheme(scheme); err != nil {
-		t.Fatal(err)
-	}
 	fleet := &v1alpha1.Fleet{
 		ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "fleet"},
 		Spec: v1alpha1.FleetSpec{
@@ -85,15 +67,8 @@ func TestPullRequestToldTooLate(t *testing.T) {
 			Forge: &v1alpha1.ForgeSpec{SecretRef: &v1alpha1.LocalReference{Name: "forge"}},
 		},
 	}
-	c := fake.NewClientBuilder().WithScheme(scheme).WithObjects(fleet).WithStatusSubresource(fleet).Build()
-	get := func() *v1alpha1.Fleet {
-		t.Helper()
-		var f v1alpha1.Fleet
-		if err := c.Get(t.Context(), client.ObjectKeyFromObject(fleet), &f); err != nil {
-			t.Fatal(err)
-		}
-		return &f
-	}
+	c := fakeClient(t, fleet)
+	get := func() *v1alpha1.Fleet { return readFleet(t, c, fleet) }
 	remember := func(known *v1alpha1.Fleet, number int64) {
 		t.Helper()
 		run := &pullRun{pullReconciler: &pullReconciler{client: c, reader: c}, fleet: known}
@@ -139,10 +114,6 @@ func (m mute) SetStatus(_ context.Context, s forge.Status) error {
 // What was said on a pull request a moment ago is not said again, though the cache doesn't
 // have it yet.
 func TestPullRequestToldOnce(t *testing.T) {
-	scheme := runtime.NewScheme()
-	if err := v1alpha1.AddToScheme(scheme); err != nil {
-		t.Fatal(err)
-	}
 	behind := &v1alpha1.Fleet{
 		ObjectMeta: metav1.ObjectMeta{Namespace: testFleet.Namespace, Name: testFleet.Name},
 		Spec: v1alpha1.FleetSpec{
@@ -161,7 +132,7 @@ func TestPullRequestToldOnce(t *testing.T) {
 	live.Status.Forge = &v1alpha1.ForgeStatus{PullRequests: []v1alpha1.ReportedPullRequest{{
 		Number: 7, Head: "head", Digest: run.digest.Strings(string(forge.Success), "no cluster affected", run.comment(""))[:16],
 	}}}
-	run.reader = fake.NewClientBuilder().WithScheme(scheme).WithObjects(live).WithStatusSubresource(live).Build()
+	run.reader = fakeClient(t, live)
 	if err := tellPullStep(t.Context(), run); err != nil {
 		t.Error(err)
 	}
@@ -173,16 +144,12 @@ func TestPullRequestToldOnce(t *testing.T) {
 // What a Fleet's forge was owed is no more than the Fleet, though it was counted last when
 // the Fleet had gone.
 func TestNothingOwedAfterDeletion(t *testing.T) {
-	scheme := runtime.NewScheme()
-	if err := v1alpha1.AddToScheme(scheme); err != nil {
-		t.Fatal(err)
-	}
 	registry := prometheus.NewRegistry()
 	m, err := newMetrics(registry, clocktesting.NewFakePassiveClock(time.Now()))
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := &reportReconciler{client: fake.NewClientBuilder().WithScheme(scheme).Build(), metrics: m, pauses: &pauses{}, forges: &forges{}}
+	r := &reportReconciler{client: fakeClient(t), metrics: m, pauses: &pauses{}, forges: &forges{}}
 	m.owed(testFleet, 3)
 	if _, err := r.Reconcile(t.Context(), ctrl.Request{NamespacedName: testFleet}); err != nil {
 		t.Fatal(err)
